@@ -1,0 +1,1 @@
+"""Imglish: a data-first pretraining toolkit for BEiT-3."""

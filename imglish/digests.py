@@ -1,0 +1,95 @@
+"""Digests that do not depend on how a thing is laid out.
+
+Three kinds, one per question:
+
+- `record_id`: which content is this? BLAKE2b-128 of ("image" or "text", bytes); hostile input rules
+  out faster non-cryptographic hashes.
+- `json_digest`: which parameters are these? SHA-256 of RFC 8785 canonical JSON.
+- `table_digest`: which rows are these? SHA-256 over a fixed encoding of the values in key order, so
+  Parquet versions, chunking and row order do not move it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import rfc8785
+
+
+def record_id(content: str, payload: bytes) -> bytes:
+    """16-byte id of a payload; `content` is "image" (pairs too) or "text"."""
+    if content not in ("image", "text"):
+        raise ValueError(f"content must be 'image' or 'text', not {content!r}")
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(content.encode() + b"\0")
+    digest.update(payload)
+    return digest.digest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """RFC 8785 bytes of a JSON value: sorted keys, no blanks, one spelling per number."""
+    return rfc8785.dumps(value)
+
+
+def json_digest(value: Any) -> str:
+    """SHA-256 (hex) of `canonical_json(value)`."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 (hex) of a local file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def table_digest(table: pa.Table, keys: Sequence[str]) -> str:
+    """SHA-256 (hex) of a flat table's values in the order of `keys`.
+
+    Columns enter in name order as (name, type, one validity byte a row, values); fixed-width values
+    are little-endian with nulls as zero, strings and binaries are int64 lengths then the bytes.
+    """
+    rows = sort_rows(table, keys)
+    digest = hashlib.sha256(f"{rows.num_rows}\n".encode())
+    for name in sorted(rows.column_names):
+        column = rows.column(name)
+        digest.update(f"{name}:{_logical_type(column.type)}\n".encode())
+        digest.update(column.is_valid().to_numpy().astype(np.uint8).tobytes())
+        _hash_values(digest, column)
+    return digest.hexdigest()
+
+
+def sort_rows(table: pa.Table, keys: Sequence[str]) -> pa.Table:
+    """The table in ascending order of `keys`, byte order for strings."""
+    if table.num_rows < 2:
+        return table
+    return table.take(pc.sort_indices(table, sort_keys=[(key, "ascending") for key in keys]))
+
+
+def _logical_type(kind: pa.DataType) -> str:
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return "utf8"
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        return "binary"
+    return str(kind)
+
+
+def _hash_values(digest: Any, column: pa.ChunkedArray) -> None:
+    kind = _logical_type(column.type)
+    if kind in ("utf8", "binary"):
+        filled = pc.fill_null(column.cast(pa.large_binary()), b"")
+        digest.update(pc.binary_length(filled).to_numpy().astype("<i8").tobytes())
+        for chunk in filled.chunks:
+            offsets = np.frombuffer(chunk.buffers()[1], "<i8")[chunk.offset : chunk.offset + len(chunk) + 1]
+            if len(chunk) and chunk.buffers()[2] is not None:
+                digest.update(memoryview(chunk.buffers()[2])[int(offsets[0]) : int(offsets[-1])])
+        return
+    values = pc.fill_null(column, False if kind == "bool" else 0).to_numpy()
+    if values.dtype == np.bool_:
+        values = values.astype(np.uint8)
+    digest.update(values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes())

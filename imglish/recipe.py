@@ -1,0 +1,421 @@
+"""The recipe: one TOML file that says what a corpus is made of and how a model is trained on it.
+
+    recipe = load_recipe("recipes/demo.toml", ["seed=1", "tokenize.text.vocabulary=8000"])
+
+Every section is a frozen model; unknown keys are refused with a suggestion. A field marked *run* changes
+how a build runs (workers, time-outs) and never its bytes; all others are *content* and enter the manifest's
+digest. `content_fields(section)` gives those.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from imglish.errors import RecipeError
+from imglish.records import Kind
+
+RUN = Field(json_schema_extra={"affects": "run"})
+"""Marks a field that changes how a build runs, never its bytes."""
+
+
+class Section(BaseModel):
+    """Base of every part of a recipe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class SourceConfig(Section):
+    """One named input."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    """Short name, unique in the recipe; part of every occurrence's identity."""
+    format: str
+    """Reader, such as "folder", "csv", "url-list", "html-figures", "html-text", "text"."""
+    kind: Kind
+    """What its rows are: pair, image or text."""
+    path: str
+    """File, folder or glob, relative to the recipe's `root`."""
+    priority: int = 0
+    """Among occurrences of one record the lowest priority survives, and its captions come first."""
+    licence: str | None = None
+    """Licence of the source as a whole, carried to the metadata of every sample."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the reader, checked by it."""
+
+
+class FetchConfig(Section):
+    """Downloading of URL lists (img2dataset behind a guarded opener)."""
+
+    allow_private: tuple[str, ...] = ()
+    """host:port addresses that may be fetched although not public; empty but for tests and the demo."""
+    user_agent: str = "imglish/1 (corpus builder)"
+    """Sent with every request."""
+    max_bytes: int = Field(default=64 << 20, gt=0)
+    """A longer body is cut off and recorded as `too_large`."""
+    timeout: Annotated[float, RUN] = Field(default=10.0, gt=0)
+    """Seconds to connect, and between two packets."""
+    deadline: Annotated[float, RUN] = Field(default=30.0, gt=0)
+    """Seconds for one URL altogether, whatever it sends."""
+    retries: Annotated[int, RUN] = Field(default=1, ge=0)
+    """Further attempts after a failure that may pass."""
+    threads: Annotated[int, RUN] = Field(default=16, gt=0)
+    """Downloads at once in one unit."""
+    unit_rows: int = Field(default=1000, gt=0)
+    """URLs in one unit."""
+
+
+class ImageRules(Section):
+    """Thresholds of `image_size@1`."""
+
+    min_side: int = Field(default=32, ge=1)
+    """Shorter side of the original, pixels (DataComp and COYO use 200 for web photographs)."""
+    max_aspect: float = Field(default=3.0, ge=1)
+    """Long side over short side (DataComp basic and COYO: 3.0)."""
+
+
+class CaptionRules(Section):
+    """Thresholds of `caption_length@1`."""
+
+    min_words: int = Field(default=1, ge=1)
+    """Words of one caption (COYO and CC12M use 3; single-word names are kept by default)."""
+    max_words: int = Field(default=256, ge=1)
+    """Words of one caption (CC12M and COYO: 256)."""
+
+
+class TextRules(Section):
+    """Thresholds of `text_language@1`."""
+
+    languages: tuple[str, ...] = ()
+    """ISO 639-1 codes to keep; empty keeps every language."""
+    min_score: float = Field(default=0.65, ge=0, le=1)
+    """Confidence of the language (FineWeb and RefinedWeb: fastText 0.65)."""
+    min_words: int = Field(default=50, ge=0)
+    """Words in a document (Gopher: 50)."""
+
+
+class DecideConfig(Section):
+    """Which occurrences become samples."""
+
+    image: ImageRules = ImageRules()
+    caption: CaptionRules = CaptionRules()
+    text: TextRules = TextRules()
+    validation_share: float = Field(default=0.05, ge=0, lt=1)
+    """Share of records in the validation split, by content."""
+    captioned_images: Literal["pair", "both"] = "pair"
+    """Whether an image source's picture that also has captions stays in the image stream ("both") or not."""
+    alarm_share: Annotated[float, RUN] = Field(default=0.9, gt=0, le=1)
+    """A rule that drops more than this share of a source is shouted about."""
+    buckets: Annotated[int, RUN] = Field(default=4, gt=0)
+    """Buckets of the grouping by record; about 256 MB of rows each."""
+
+
+class StoredConfig(Section):
+    """The image that goes into a shard (DESIGN section 6)."""
+
+    short_side: int = Field(default=256, ge=16)
+    """Pixels; smaller images keep their size."""
+    quality: int = Field(default=90, ge=1, le=100)
+    """libjpeg quality."""
+    max_pixels: int = Field(default=100_000_000, gt=0)
+    """A larger original is refused before it is decoded."""
+
+
+class ViewConfig(Section):
+    """Crop boxes and flips drawn once per record and stored with it."""
+
+    count: int = Field(default=4, ge=1, le=64)
+    """K, views per image."""
+    min_scale: float = Field(default=0.2, gt=0, le=1)
+    """Smallest area share of a crop (BEiT v2 recipe: 0.2)."""
+    max_ratio: float = Field(default=4 / 3, ge=1)
+    """Aspect of a crop is log-uniform in [1 / max_ratio, max_ratio] (BEiT v2: 4/3)."""
+    flip: bool = True
+    """Half of the views are mirrored."""
+
+
+class TextTokenizerConfig(Section):
+    """SentencePiece model; ids by facts section 5 (`<s> <pad> </s> <unk>` 0..3, pieces + 1, `<mask>` last)."""
+
+    model: str | None = None
+    """An existing `.model`/`.spm` file, relative to the recipe; None trains one on the corpus."""
+    vocabulary: int = Field(default=64_000, ge=64, le=65_000)
+    """Pieces to train (paper: 64k)."""
+    type: Literal["unigram", "bpe"] = "unigram"
+    """SentencePiece model type."""
+    sample_bytes: int = Field(default=1 << 30, gt=0)
+    """Budget of training text, shared evenly by (source, language)."""
+    byte_fallback: bool = True
+    """Unknown characters become byte pieces instead of `<unk>`."""
+
+
+class VisualTokenizerConfig(Section):
+    """Where the codes come from."""
+
+    type: Literal["codebook"] = "codebook"
+    """"codebook": k-means over patch features, fitted on the corpus, no weights needed."""
+    size: int = Field(default=224, ge=16)
+    """Side of the rendered view, pixels."""
+    patch: int = Field(default=16, ge=4)
+    """Side of a patch, pixels; the grid is (size / patch) squared."""
+    codes: int = Field(default=8192, ge=2, le=8192)
+    """Codebook size (BEiT v2: 8192)."""
+    sample_images: int = Field(default=20_000, gt=0)
+    """Training images for the fit."""
+    iterations: int = Field(default=20, gt=0)
+    """Lloyd iterations."""
+
+    @model_validator(mode="after")
+    def _grid(self) -> VisualTokenizerConfig:
+        if self.size % self.patch:
+            raise ValueError(f"size {self.size} is not a multiple of patch {self.patch}")
+        return self
+
+
+class TokenizeConfig(Section):
+    """Text ids, stored images, views and codes."""
+
+    text: TextTokenizerConfig = TextTokenizerConfig()
+    visual: VisualTokenizerConfig = VisualTokenizerConfig()
+    stored: StoredConfig = StoredConfig()
+    views: ViewConfig = ViewConfig()
+    batch: int = Field(default=32, gt=0)
+    """Images in one encode; slots are fixed by landing, so codes do not depend on what is kept."""
+
+
+class PackConfig(Section):
+    """Shards."""
+
+    train_shards: int = Field(default=8, ge=1)
+    """Shards of the train split; `imglish plan` proposes a number."""
+    validation_shards: int = Field(default=1, ge=1)
+    """Shards of the validation split."""
+    layout: Literal["mixed", "by-kind"] = "mixed"
+    """One shard holds all kinds, or a single one."""
+    max_captions: int = Field(default=64, ge=1)
+    """Captions of one pair, the first in the order of DESIGN section 4."""
+    max_caption_ids: int = Field(default=64, ge=4)
+    """Ids of one caption with `<s>` and `</s>`; longer ones are truncated and counted."""
+    rounds: Annotated[int, RUN] = Field(default=1, ge=1)
+    """Rounds over id ranges; more rounds need less temporary space."""
+
+
+class RunConfig(Section):
+    """How a build runs on this machine; never what it makes."""
+
+    engine: Annotated[Literal["dask"], RUN] = "dask"
+    """The engine; "dask" is embedded."""
+    workers: Annotated[int | None, RUN] = None
+    """Worker processes; None is one per core."""
+    memory: Annotated[str, RUN] = "4GB"
+    """Memory limit of one worker."""
+    address: Annotated[str | None, RUN] = None
+    """Scheduler to use instead of an own local cluster."""
+
+
+class ModelConfig(Section):
+    """The model to train."""
+
+    preset: Literal["tiny", "base", "large", "giant"] = "tiny"
+    """Size; see `imglish.model.presets`."""
+    layout: Literal["shared", "decoupled"] = "shared"
+    """"shared" is the paper's block, "decoupled" that of the released checkpoints."""
+
+
+class MaskConfig(Section):
+    """Shares of masked positions (paper sections 2.2 and 2.3)."""
+
+    image: float = Field(default=0.4, gt=0, lt=1)
+    """Patches of an image, block-wise, in images and pairs."""
+    text: float = Field(default=0.15, gt=0, lt=1)
+    """Ids of text blocks."""
+    caption: float = Field(default=0.5, gt=0, lt=1)
+    """Ids of captions in pairs."""
+
+
+class TrainConfig(Section):
+    """The training run."""
+
+    model: ModelConfig = ModelConfig()
+    masks: MaskConfig = MaskConfig()
+    batch: dict[Kind, int] = {"pair": 8, "image": 8, "text": 8}
+    """Samples of each kind in one global batch (paper: 2048 each)."""
+    steps: int = Field(default=1000, gt=0)
+    """Optimizer steps (paper: 1M)."""
+    max_minutes: Annotated[float | None, RUN] = None
+    """Stop early after this long; the schedule still runs over `steps`."""
+    text_length: int = Field(default=512, ge=8, le=512)
+    """Ids of a text block that the model sees; ours, the paper gives no length."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Peak (paper Table 11: 1e-3)."""
+    min_learning_rate: float = Field(default=1e-5, ge=0)
+    """Cosine floor (BEiT default; the paper gives none)."""
+    warmup: int = Field(default=10_000, ge=0)
+    """Linear warm-up steps (paper: 10k)."""
+    weight_decay: float = Field(default=0.05, ge=0)
+    """AdamW (paper Table 11)."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """AdamW (paper Table 11)."""
+    epsilon: float = Field(default=1e-6, gt=0)
+    """AdamW (paper Table 11)."""
+    clip: float = Field(default=3.0, gt=0)
+    """Gradient norm (paper Table 11)."""
+    drop_path: float = Field(default=0.1, ge=0, lt=1)
+    """Stochastic depth (paper Table 11)."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Compute type of forward and backward; master weights are fp32."""
+    checkpoint_every: Annotated[int, RUN] = Field(default=200, gt=0)
+    """Steps between checkpoints."""
+    log_every: Annotated[int, RUN] = Field(default=10, gt=0)
+    """Steps between lines on the terminal; JSONL gets every step."""
+    evaluate_samples: int = Field(default=512, gt=0)
+    """Validation samples per kind, at most."""
+    threads: Annotated[int | None, RUN] = None
+    """CPU threads of the model; part of what makes losses repeat bit for bit."""
+    loader_workers: Annotated[int, RUN] = Field(default=1, ge=0)
+    """Loader threads."""
+
+
+class Recipe(Section):
+    """A whole corpus and the run on it."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """Name of the corpus."""
+    version: str = "1"
+    """Version of the corpus; the manifest is `name@version`."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of every draw: split, views, masks, order, initialisation."""
+    root: Annotated[str, RUN] = "."
+    """Folder that source paths are relative to, itself relative to the recipe file."""
+    work: Annotated[str, RUN] = "corpus"
+    """Folder of the build: landing, tables, shards, manifest; relative to the recipe file."""
+    source: tuple[SourceConfig, ...] = Field(min_length=1)
+    """The sources, `[[source]]` in TOML."""
+    fetch: FetchConfig = FetchConfig()
+    decide: DecideConfig = DecideConfig()
+    tokenize: TokenizeConfig = TokenizeConfig()
+    pack: PackConfig = PackConfig()
+    train: TrainConfig = TrainConfig()
+    run: Annotated[RunConfig, RUN] = RunConfig()
+
+    @model_validator(mode="after")
+    def _unique_sources(self) -> Recipe:
+        names = [source.name for source in self.source]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two sources are called {twice[0]!r}; give each its own name")
+        return self
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a TOML recipe and apply `key=value` overrides; `root` and `work` become absolute.
+
+    Raises RecipeError with file, key and a suggestion.
+    """
+    file = Path(path)
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"no recipe at {file}; see recipes/ for examples") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{file}: not TOML: {error}") from None
+    for override in overrides:
+        _override(values, override)
+    base = file.resolve().parent
+    values["root"] = str(base / values.get("root", "."))
+    values["work"] = _absolute(base, values.get("work", "corpus"))
+    return make_recipe(values, str(file))
+
+
+def make_recipe(values: dict[str, Any], origin: str = "recipe") -> Recipe:
+    """Validate plain values; RecipeError names the field, the value and the nearest known key."""
+    try:
+        return Recipe.model_validate(_tuples(values))
+    except ValidationError as error:
+        found = [item for item in error.errors() if item["loc"] != ("source",) or len(error.errors()) == 1]
+        raise RecipeError(f"{origin}: " + "; ".join(_explain(item) for item in found)) from None
+
+
+def content_fields(section: BaseModel) -> dict[str, Any]:
+    """The fields that change bytes, nested, as plain JSON values."""
+    kept: dict[str, Any] = {}
+    for name, info in type(section).model_fields.items():
+        if _is_run(info):
+            continue
+        kept[name] = _plain(getattr(section, name))
+    return kept
+
+
+def _is_run(info: Any) -> bool:
+    extra = info.json_schema_extra
+    return isinstance(extra, dict) and extra.get("affects") == "run"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return content_fields(value)
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return value
+
+
+def _absolute(base: Path, text: str) -> str:
+    return text if "://" in text else str(base / text)
+
+
+def _tuples(value: Any) -> Any:
+    """TOML arrays as tuples, which strict frozen models ask for."""
+    if isinstance(value, dict):
+        return {key: item if key == "options" else _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _override(values: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"override {text!r} is not key=value, for example train.steps=100")
+    *parents, last = key.split(".")
+    target: Any = values
+    for parent in parents:
+        target = target.setdefault(parent, {})
+        if not isinstance(target, dict):
+            raise RecipeError(f"override {text!r}: {parent} is not a section")
+    try:
+        target[last] = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        target[last] = value
+
+
+def _explain(item: Any) -> str:
+    where = [str(part) for part in item["loc"]]
+    key = ".".join(where)
+    if item["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(where[-1], _known_keys(where[:-1]), n=1)
+        hint = f"; did you mean {'.'.join([*where[:-1], near[0]])}?" if near else ""
+        return f"unknown key {key}{hint}"
+    if item["type"] == "missing":
+        return f"missing key {key}"
+    shown = item.get("input")
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{key} = {shown!r}: {message}" if isinstance(shown, (str, int, float, bool)) else f"{key}: {message}"
+
+
+def _known_keys(where: Sequence[str]) -> list[str]:
+    model: Any = Recipe
+    for part in where:
+        if part.isdigit():
+            continue
+        model = _section_of(model.model_fields[part].annotation)
+    return list(model.model_fields)
+
+
+def _section_of(annotation: Any) -> Any:
+    inner = [kind for kind in get_args(annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    return inner[0] if inner else annotation
