@@ -1,0 +1,60 @@
+"""What a source reader is: it lists the parts of a source and reads the rows of one part.
+
+A *part* is one restartable piece of a source (a file, a range of rows, a folder): the unit of landing.
+A reader never raises for a bad row: the row says why in `status` and `detail` and becomes a decision.
+It raises SourceError only when the source as a whole cannot be listed or opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from imglish.recipe import SourceConfig
+
+TO_FETCH = "to_fetch"
+"""Status of a row whose payload is still behind its URL; landing sends it through the fetcher."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One unit of a source.
+
+    `name` is stable and unique in the source; `files` are the paths or URLs to open; `fingerprint` is what
+    would change when the part's content does (relative path, size, modification time or etag), as JSON values;
+    `spec` is for the reader, picklable JSON values (a row range, say) and enters the unit id like `name`.
+    """
+
+    name: str
+    files: Sequence[str]
+    fingerprint: Sequence[Any]
+    spec: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One occurrence as a reader found it; `row` is its reference, stable and unique in the source."""
+
+    row: str
+    payload: bytes | None = None
+    captions: Sequence[str] | None = None
+    url: str | None = None
+    licence: str | None = None
+    status: str = "ok"
+    detail: str | None = None
+    expected_sha256: str | None = None
+
+
+class Reader(Protocol):
+    """One format. `name` is what the recipe's `format =` says."""
+
+    name: str
+
+    def parts(self, config: SourceConfig, root: str) -> list[Part]:
+        """The parts of a source in a stable order; SourceError when it is not there or an option is wrong."""
+        ...
+
+    def rows(self, config: SourceConfig, part: Part) -> Iterator[Row]:
+        """The rows of one part, in file order."""
+        ...
