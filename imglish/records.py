@@ -87,6 +87,7 @@ DECISIONS = pa.schema(
         pa.field("other_source", pa.string()),  # the surviving occurrence, for merge and duplicate drops
         pa.field("other_row", pa.string()),
         pa.field("edits", pa.binary()),  # JSON list of [caption number or -1, start byte, end byte, replacement]
+        pa.field("sample_kind", pa.string()),  # kind of the sample it belongs to: kept and merged only
         pa.field("split", pa.string()),  # null when dropped
         pa.field("priority", pa.int32(), nullable=False),
     ]
