@@ -90,6 +90,11 @@ class Store:
         with self.open(path) as file:
             return pq.read_table(file, columns=columns)
 
+    def read_batches(self, path: str, rows: int, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """A Parquet file in batches of at most `rows` rows, so that payloads do not fill memory."""
+        with self.open(path) as file:
+            yield from pq.ParquetFile(file).iter_batches(batch_size=rows, columns=columns)
+
     def files(self, folder: str = "") -> Iterator[str]:
         """Every file below a folder, relative paths in byte order; none when the folder is missing."""
         fs = self._fs()
