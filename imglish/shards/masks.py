@@ -1,0 +1,160 @@
+"""What the model must predict: block-wise masks of patches, uniform masks of text, both with exact counts.
+
+    block_masks(keys, (14, 14), 78)                  bool [n, 196], 78 True in every row
+    text_masks(keys, ids, 0.15, special=(0, 1, 2))   bool [n, T], 15 % of the other ids of every row
+
+A mask is a pure function of its key, whatever else is in the batch, and the same on every machine: the
+arithmetic is exact or correctly rounded (no exp or log). Samples are masked side by side; each step of
+the rectangle search goes on with the samples that are not done. A grid is held as one 64-bit word a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imglish.errors import OrderError
+from imglish.seeds import U64, below, draw, uniform
+
+Mask = NDArray[np.bool_]
+
+MIN_BLOCK = 16
+"""Smallest area drawn for a rectangle, patches of a 14 x 14 grid (BEiT v2's recipe)."""
+MIN_BLOCK_GRID = 196
+"""On smaller grids the smallest area shrinks in proportion (ours: BEiT has no smaller grids)."""
+MIN_ASPECT = 0.3
+"""Rectangles are 0.3 to 1 / 0.3 times as high as wide, log-uniformly (BEiT)."""
+TRIES = 10
+"""Rectangles in a row that may fail before the rest is filled patch by patch (BEiT)."""
+
+_DRAWS_PER_TRY = 4
+_FILL = 1 << 32  # counter of the first number used to fill up; tries never get that far
+_ASPECT_BITS = 8
+_POSITION_BITS = 16
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Shares of masked positions (BEiT-3 sections 2.2 and 2.3): patches, ids of text blocks, ids of captions.
+
+    OrderError when a share is not between 0 and 1.
+    """
+
+    image: float = 0.4
+    text: float = 0.15
+    caption: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name, share in vars(self).items():
+            if not 0 < share < 1:
+                raise OrderError(f"masks.{name} is {share}; a share is between 0 and 1")
+
+    def patches(self, grid: tuple[int, int]) -> int:
+        """Masked patches of a grid: the share of all, rounded half up (78 of 196, 102 of 256)."""
+        return int(self.image * grid[0] * grid[1] + 0.5)
+
+
+def block_masks(keys: U64, grid: tuple[int, int], count: int) -> Mask:
+    """BEiT block-wise masks, bool [n, h * w] with exactly `count` True in every row.
+
+    `keys` is uint64 [n]; `grid` (h, w) has sides up to 64. Rectangles are added while they fit into the count; after
+    `TRIES` failures in a row the missing patches are chosen uniformly, as in BEiT v2.
+    """
+    height, width = grid
+    if not (1 <= height <= 64 and 1 <= width <= 64 and 0 <= count <= height * width):
+        raise ValueError(f"cannot mask {count} patches of a {height} x {width} grid (sides are 1 to 64)")
+    words = np.zeros((len(keys), height), dtype=np.uint64)
+    missing = np.full(len(keys), count, dtype=np.int64)
+    failures = np.zeros(len(keys), dtype=np.int64)
+    active = np.arange(len(keys) if count else 0)
+    number = 0
+    while len(active):
+        added = _rectangles(keys[active], number, grid, missing[active]) & ~words[active]
+        new = np.bitwise_count(added).sum(axis=1, dtype=np.int64)
+        accepted = (new > 0) & (new <= missing[active])
+        chosen = active[accepted]
+        words[chosen] |= added[accepted]
+        missing[chosen] -= new[accepted]
+        failures[active] += 1
+        failures[chosen] = 0
+        active = active[(missing[active] > 0) & (failures[active] < TRIES)]
+        number += 1
+    return _fill(keys, _unpack(words, width), missing)
+
+
+def text_masks(keys: U64, ids: NDArray[np.integer], share: float, special: Sequence[int]) -> Mask:
+    """Uniform masks over ids [n, T] that are not in `special`, bool [n, T].
+
+    Each row has `share` of its other ids masked, rounded half up, and at least one where there is any. T < 65,536.
+    """
+    maskable = ~np.isin(ids, special)
+    available = maskable.sum(axis=1)
+    counts = np.floor(share * available + 0.5).astype(np.int64)
+    return _choose(draw(keys[:, None], np.arange(ids.shape[1])), maskable, np.maximum(counts, np.minimum(available, 1)))
+
+
+def _rectangles(keys: U64, number: int, grid: tuple[int, int], missing: NDArray[np.int64]) -> U64:
+    """Try `number` of each sample as words [n, h]; empty where the rectangle is not smaller than the grid."""
+    height, width = grid
+    bits = draw(keys[:, None], np.arange(_DRAWS_PER_TRY) + _DRAWS_PER_TRY * number)
+    smallest = _smallest_block(grid)
+    area = smallest + uniform(bits[:, 0]) * (missing - smallest)
+    root = _ROOT_ASPECTS[bits[:, 1] >> np.uint64(64 - _ASPECT_BITS)]
+    high = np.rint(np.sqrt(area) * root).astype(np.int64)
+    wide = np.rint(np.sqrt(area) / root).astype(np.int64)
+    fits = (high < height) & (wide < width)
+    top = below(bits[:, 2], np.where(fits, height - high + 1, 1))
+    left = below(bits[:, 3], np.where(fits, width - wide + 1, 1))
+    run = (np.uint64(1) << np.where(fits, wide, 0).astype(np.uint64)) - np.uint64(1)
+    line = np.arange(height)
+    inside = (line >= top[:, None]) & (line < (top + high)[:, None])
+    return np.where(inside, (run << left.astype(np.uint64))[:, None], np.uint64(0))
+
+
+def _smallest_block(grid: tuple[int, int]) -> int:
+    patches = min(grid[0] * grid[1], MIN_BLOCK_GRID)
+    return max(1, (2 * MIN_BLOCK * patches + MIN_BLOCK_GRID) // (2 * MIN_BLOCK_GRID))
+
+
+def _unpack(words: U64, width: int) -> Mask:
+    """Words [n, h] as bool [n, h * width]."""
+    bits = (words[:, :, None] >> np.arange(width, dtype=np.uint64)) & np.uint64(1)
+    return bits.astype(np.bool_).reshape(len(words), words.shape[1] * width)
+
+
+def _fill(keys: U64, masks: Mask, missing: NDArray[np.int64]) -> Mask:
+    """Mask `missing` more patches of each row, uniformly among the others."""
+    rows = np.flatnonzero(missing)
+    scores = draw(keys[rows, None], np.arange(masks.shape[1]) + _FILL)
+    masks[rows] |= _choose(scores, ~masks[rows], missing[rows])
+    return masks
+
+
+def _choose(scores: U64, candidates: Mask, counts: NDArray[np.int64]) -> Mask:
+    """The `counts` candidates with the smallest scores of each row; places break ties, so counts are exact."""
+    low = np.uint64((1 << _POSITION_BITS) - 1)
+    unique = (scores & ~low) | np.arange(scores.shape[1], dtype=np.uint64)
+    unique[~candidates] = np.iinfo(np.uint64).max
+    ranked = np.sort(unique, axis=1)
+    last = np.take_along_axis(ranked, np.maximum(counts - 1, 0)[:, None], axis=1) if scores.size else ranked
+    return (unique <= last) & (counts > 0)[:, None]
+
+
+def _root_aspects() -> NDArray[np.float64]:
+    """Square roots of 2**8 aspects, log-uniform over [0.3, 1 / 0.3].
+
+    Built from products and square roots only, which IEEE 754 rounds correctly everywhere, unlike exp and log.
+    """
+    aspects = np.full(1 << _ASPECT_BITS, MIN_ASPECT)
+    factor = 1 / MIN_ASPECT**2
+    index = np.arange(1 << _ASPECT_BITS)
+    for bit in reversed(range(_ASPECT_BITS)):
+        factor = float(np.sqrt(factor))
+        aspects = np.where((index >> bit) & 1 == 1, aspects * factor, aspects)
+    return np.asarray(np.sqrt(aspects * np.sqrt(factor)))
+
+
+_ROOT_ASPECTS = _root_aspects()
