@@ -1,0 +1,153 @@
+"""Shard format, version 1, byte by byte: tar headers, member names, sections, index rows, field encodings.
+
+    p/<key>.jpg .txt .ids .codes .views      pairs, ascending key (record id in hex)
+    i/<key>.jpg .codes .views                images
+    t000000.ids ...                          text, 256 blocks of 512 ids a member
+    __meta__/index                           fixed-width rows, then two zero records
+
+`docs/format.md` is the same for readers in other languages. Nothing here reads or writes files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from crc32c import crc32c as _crc32c
+from numpy.typing import NDArray
+
+from imglish.records import KINDS, Kind
+from imglish.shards.samples import U16
+
+FORMAT_VERSION = 1
+RECORD = 512
+"""Bytes of a tar record; headers and payloads start on its multiples (POSIX.1-1988 ustar)."""
+END = bytes(2 * RECORD)
+"""End of archive: two zero records."""
+BLOCK_IDS = 512
+"""Ids of a text block."""
+BLOCK_BYTES = 2 * BLOCK_IDS
+MEMBER_BLOCKS = 256
+"""Blocks of a text member; the last may hold fewer."""
+BOS, PAD = 0, 1
+"""Ids of `<s>`, which starts every caption and document, and of `<pad>`, which fills the last block."""
+VIEW_FIELDS = 5
+"""x, y, w, h, flip."""
+TOMBSTONE = 1
+"""Flag of a row whose content was removed."""
+
+FIELDS: dict[Kind, tuple[str, ...]] = {
+    "pair": ("jpg", "txt", "ids", "codes", "views"),
+    "image": ("jpg", "codes", "views"),
+    "text": ("ids",),
+}
+"""Members of a sample in the order of the tar."""
+PREFIX = {"pair": "p/", "image": "i/", "text": "t"}
+INDEX_NAME = "__meta__/index"
+INDEX_MAGIC = b"imglish\x01"
+INDEX_HEADER = np.dtype([("magic", "S8"), *((kind, "<u8") for kind in KINDS)])
+"""Head of the index member: magic with the format version, then the rows of each kind."""
+
+_RANGE = np.dtype([("offset", "<u8"), ("length", "<u4"), ("crc32c", "<u4")])
+
+
+def _row(kind: Kind) -> np.dtype[np.void]:
+    if kind == "text":
+        return np.dtype([("offset", "<u8"), ("crc32c", "<u4"), ("flags", "<u4")])
+    return np.dtype([("key", "V16"), *((field, _RANGE) for field in FIELDS[kind]), ("flags", "<u4")])
+
+
+INDEX_ROW: dict[Kind, np.dtype[np.void]] = {kind: _row(kind) for kind in KINDS}
+"""Index rows: 100 bytes for a pair, 68 for an image, 16 for a text block; packed, little-endian."""
+
+Rows = NDArray[np.void]
+
+
+def checksum(data: bytes | memoryview) -> int:
+    """CRC-32C (Castagnoli) of a field or block."""
+    return int(_crc32c(data))
+
+
+def header(name: str, size: int) -> bytes:
+    """The USTAR header of a regular file: mode 0644, owner 0, mtime 0, so that equal content is equal bytes."""
+    encoded = name.encode("ascii")
+    if len(encoded) > 100 or not 0 <= size < 8**11:
+        raise ValueError(f"member {name!r} of {size} bytes does not fit a ustar header")
+    head = b"".join(
+        (
+            encoded.ljust(100, b"\0"),
+            b"0000644\0" + b"0000000\0" * 2,
+            f"{size:011o}\0{0:011o}\0".encode(),
+            b" " * 8,
+            b"0" + bytes(100) + b"ustar\x0000" + bytes(247),
+        )
+    )
+    return head[:148] + f"{sum(head):06o}\0 ".encode() + head[156:]
+
+
+def padding(size: int) -> int:
+    """Zero bytes behind a payload of `size` bytes."""
+    return -size % RECORD
+
+
+def member_name(kind: Kind, key: str, field: str) -> str:
+    """Name of a member; the key of a text member is its number in 6 digits."""
+    return f"{PREFIX[kind]}{key}.{field}"
+
+
+def text_member(number: int) -> str:
+    """Name of text member `number`."""
+    return member_name("text", f"{number:06d}", "ids")
+
+
+def block_key(ordinal: int, block: int) -> str:
+    """Key of a text block: shard ordinal in the manifest and number in the shard."""
+    return f"{ordinal:06d}/{block}"
+
+
+def fold(caption: str) -> str:
+    """A caption on one line: runs of Unicode whitespace become one space, none at the ends."""
+    return " ".join(caption.split())
+
+
+def encode_captions(captions: Sequence[str]) -> bytes:
+    """The `.txt` member: folded captions in UTF-8, joined by newlines. ValueError when one is blank."""
+    lines = [fold(caption) for caption in captions]
+    if not all(lines):
+        raise ValueError("a caption is blank")
+    return "\n".join(lines).encode()
+
+
+def decode_captions(data: bytes) -> list[str]:
+    """Captions of a `.txt` member; none for the empty member of a tombstone."""
+    return data.decode().split("\n") if data else []
+
+
+def encode_u16(values: U16) -> bytes:
+    """Ids, codes or views as raw little-endian u16."""
+    return np.ascontiguousarray(values, dtype="<u2").tobytes()
+
+
+def decode_u16(data: bytes) -> U16:
+    """Raw little-endian u16 as a flat read-only array."""
+    return np.frombuffer(data, dtype="<u2").astype(np.uint16, copy=False)
+
+
+def split_captions(ids: U16) -> list[U16]:
+    """One array per caption: each starts at `<s>`."""
+    starts = np.flatnonzero(ids == BOS)
+    return np.split(ids, starts[1:]) if len(ids) else []
+
+
+def encode_index(rows: dict[Kind, Rows]) -> bytes:
+    """The payload of the index member."""
+    head = np.zeros((), INDEX_HEADER)
+    head["magic"] = INDEX_MAGIC
+    for kind in KINDS:
+        head[kind] = len(rows[kind])
+    return head.tobytes() + b"".join(rows[kind].tobytes() for kind in KINDS)
+
+
+def decode_rows(kind: Kind, data: bytes) -> Rows:
+    """Index rows of one kind; ValueError when the bytes are not whole rows."""
+    return np.frombuffer(data, INDEX_ROW[kind])
