@@ -71,7 +71,7 @@ class FetchConfig(Section):
 
 
 class ImageRules(Section):
-    """Thresholds of `image_size@1`."""
+    """Thresholds of `image_size@1` and `image_aspect@1`."""
 
     min_side: int = Field(default=32, ge=1)
     """Shorter side of the original, pixels (DataComp and COYO use 200 for web photographs)."""
@@ -89,7 +89,7 @@ class CaptionRules(Section):
 
 
 class TextRules(Section):
-    """Thresholds of `text_language@1`."""
+    """Thresholds of `text_length@1` and `text_language@1`."""
 
     languages: tuple[str, ...] = ()
     """ISO 639-1 codes to keep; empty keeps every language."""

