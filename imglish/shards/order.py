@@ -63,7 +63,14 @@ class Rows:
 
     def share(self, rank: int, world_size: int) -> Rows:
         """The rows of one rank: those at places i with i mod world_size == rank."""
-        return Rows(*(getattr(self, field.name)[rank::world_size] for field in fields(self)))
+        return self._take(slice(rank, None, world_size))
+
+    def part(self, first: int, count: int) -> Rows:
+        """`count` rows from `first`, fewer at the end."""
+        return self._take(slice(first, first + count))
+
+    def _take(self, chosen: slice) -> Rows:
+        return Rows(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
 
 class KindOrder:
@@ -212,6 +219,17 @@ def draws(seed: int, kind: Kind, numbers: I64, epoch: I64, ordinal: I64, row: I6
         caption=captions + epoch.astype(np.uint64),
         replaced=replaced,
     )
+
+
+def manifest_rows(sections: Sections, seed: int, kind: Kind, limit: int | None = None) -> Rows:
+    """The first `limit` rows of a kind (None: all) in manifest order, each once, with draws of its own."""
+    table = np.asarray(sections, dtype=np.int64).reshape(-1, 2)
+    starts = np.concatenate([[0], np.cumsum(table[:, 1])])
+    numbers = np.arange(starts[-1] if limit is None else min(limit, starts[-1]), dtype=np.int64)
+    section = np.searchsorted(starts, numbers, side="right") - 1
+    row = numbers - starts[section]
+    never = np.zeros(len(numbers), dtype=np.bool_)
+    return draws(seed, kind, numbers, np.zeros_like(numbers), table[section, 0], row, never)
 
 
 def batch_digest(batch: Mapping[Kind, Rows]) -> str:
