@@ -12,6 +12,7 @@ without a traceback and exit 1; a usage error exits 2; a preempted run that save
     ├── ShardError        a shard is damaged: names shard, sample and field
     ├── ManifestError     a manifest is damaged, too new, or disagrees with its shards
     ├── OrderError        a loader was asked for an impossible batch or given another corpus's state
+    ├── FetchError        a URL gave no payload (becomes the status of a row of landing)
     ├── ImageError        an image cannot be decoded safely (becomes a decision during a build)
     ├── TokenizerError    a tokenizer file is wrong or does not fit the corpus
     ├── ModelError        a model config or checkpoint does not fit
@@ -70,6 +71,18 @@ class ImageError(ImglishError):
         self.detail = detail
 
     def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
+        return type(self), (self.reason, self.detail)
+
+
+class FetchError(ImglishError):
+    """A URL gave no payload; `reason` is the row's status in landing (`records.LANDING`)."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type[FetchError], tuple[str, str]]:
         return type(self), (self.reason, self.detail)
 
 

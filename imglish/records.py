@@ -53,8 +53,22 @@ LANDING = pa.schema(
         pa.field("attempts", pa.int32()),
     ]
 )
-"""Status words: ok, empty, not_utf8, bad_row, missing_file, http_404 (any code), timeout, refused, not_image,
-too_large, fetch_error."""
+"""Status words; payload, record_id, bytes and sha256 are set exactly when it is "ok".
+
+    ok               a payload, not yet judged: a truncated image is ok here and annotate says what it is
+    empty            no bytes, or a text of white space only
+    not_utf8         a text, or every caption of a pair, does not decode
+    no_caption       a pair without a caption that has a character
+    bad_row          the row cannot be parsed, lacks a value, or its file breaks off there
+    missing_file     a file that the row names is not there or cannot be read
+    too_large        longer than the fetch's or the reader's limit
+    refused          a URL or member name that we do not follow, or the host asks not to be used
+    http_404         the server's answer, any code
+    timeout          no whole answer in time
+    not_image        an answer that is no image format we know
+    sha256_mismatch  not the content that the source announced
+    fetch_error      any other failure on the way
+"""
 
 ANNOTATIONS = pa.schema(
     [

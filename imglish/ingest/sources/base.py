@@ -44,12 +44,14 @@ class Row:
     status: str = "ok"
     detail: str | None = None
     expected_sha256: str | None = None
+    attempts: int | None = None  # requests sent, set by the fetcher
 
 
 class Reader(Protocol):
-    """One format. `name` is what the recipe's `format =` says."""
+    """One format. `name` is what the recipe's `format =` says; a new `version` reads a source anew."""
 
     name: str
+    version: int
 
     def parts(self, config: SourceConfig, root: str) -> list[Part]:
         """The parts of a source in a stable order; SourceError when it is not there or an option is wrong."""

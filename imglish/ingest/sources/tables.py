@@ -1,0 +1,218 @@
+"""`csv`, `tsv`, `jsonl`, `parquet`: tables that name image files or hold image bytes or texts, with captions.
+
+    [[source]]                               # shots.csv:  file,english,german
+    name = "shots"
+    format = "csv"
+    kind = "pair"
+    path = "shots.csv"
+    options = { image = "file", captions = ["english", "german"] }
+
+`image` is a path relative to the table's folder (or `folder` below it), or, in Parquet, bytes or a struct with
+`bytes`. `captions` is a list of text columns, or the name of one column that holds a list (a JSON list in csv and
+tsv). `text` is the column of documents for kind text. `licence` and `url` name optional columns. A row is named
+`<file>#<row number>`.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+from pydantic import Field
+
+from imglish.digests import json_digest
+from imglish.errors import SourceError
+from imglish.ingest.sources.base import Part, Row
+from imglish.ingest.sources.files import File, filesystem, find_files, printable, read_options, read_payload
+from imglish.ingest.sources.tabular import SUFFIXES, ParquetTable, Record, Table, open_table
+from imglish.recipe import Section, SourceConfig
+
+PART_ROWS = 1000
+"""Rows of one part; a unit keeps its images in memory."""
+
+
+class TableOptions(Section):
+    """Which column holds what."""
+
+    image: str = "image"
+    """Image paths or bytes, for kinds pair and image."""
+    captions: list[str] | str = Field(default=["caption"])
+    """Text columns, or one column that holds a list of texts; for kind pair."""
+    text: str = "text"
+    """Documents, for kind text."""
+    licence: str | None = None
+    """Licence of the row; the source's licence where it is empty."""
+    url: str | None = None
+    """Where the row came from."""
+    folder: str = "."
+    """Folder of the images, relative to the table's."""
+
+    def columns(self, kind: str) -> list[str]:
+        """The columns that rows of a kind are made of, distinct."""
+        captions = [self.captions] if isinstance(self.captions, str) else self.captions
+        wanted = {"pair": [self.image, *captions], "image": [self.image], "text": [self.text]}[kind]
+        return list(dict.fromkeys([*wanted, *(name for name in (self.licence, self.url) if name is not None)]))
+
+
+class Tables:
+    """Tables of one format; `name` is one of tabular.SUFFIXES."""
+
+    version = 1
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def parts(self, config: SourceConfig, root: str) -> list[Part]:
+        options = read_options(config, TableOptions)
+        parts: list[Part] = []
+        for file in find_files(config, root, SUFFIXES[self.name]):
+            table = open_table(file.url, file.name)
+            require_columns(config, table, file, options.columns(config.kind))
+            for spec in table.ranges(PART_ROWS):
+                stamps = _stamps(table, spec, config.kind, options, file)
+                parts.append(table_part(file, spec, [json_digest(stamps)] if stamps else []))
+        return parts
+
+    def rows(self, config: SourceConfig, part: Part) -> Iterator[Row]:
+        options = read_options(config, TableOptions)
+        folder = image_folder(part.files[0], options.folder)
+        for row, values in part_rows(part, options.columns(config.kind)):
+            if values is None:
+                yield row
+                continue
+            row = described(row, values, options.licence, options.url)
+            if config.kind == "text":
+                yield text_row(row, values.get(options.text), options.text)
+                continue
+            row = _image_row(row, values.get(options.image), options.image, folder)
+            if row.status == "ok" and config.kind == "pair":
+                row = caption_row(row, values, options.captions)
+            yield row
+
+
+def require_columns(config: SourceConfig, table: Table, file: File, wanted: list[str]) -> None:
+    """SourceError naming file, column and the columns that exist."""
+    known = table.columns()
+    for column in wanted:
+        if column not in known:
+            raise SourceError(
+                f"source {config.name!r}: {file.name} has no column {column!r}; it has {', '.join(known) or 'none'}; "
+                "name the right one in the source's options"
+            )
+
+
+def table_part(file: File, spec: Mapping[str, int], more: list[Any]) -> Part:
+    """A range of rows of one file as a part."""
+    return Part(f"{file.name}#{spec['start']}", [file.url], [file.fingerprint(), *more], {"file": file.name, **spec})
+
+
+def part_rows(part: Part, columns: list[str]) -> Iterator[tuple[Row, Mapping[str, Any] | None]]:
+    """(row, its values) for each record of a part; values are None for one that cannot be read."""
+    name = part.spec["file"]
+    for record in open_table(part.files[0], name).read(part.spec, columns):
+        yield _named(record, name), record.values
+
+
+def _named(record: Record, name: str) -> Row:
+    return Row(f"{name}#{record.number}", status=record.status, detail=record.detail)
+
+
+def described(row: Row, values: Mapping[str, Any], licence: str | None, url: str | None) -> Row:
+    """The row with the cells of its licence and url columns, where they hold text."""
+    return replace(row, licence=_cell_text(values, licence), url=_cell_text(values, url))
+
+
+def _cell_text(values: Mapping[str, Any], column: str | None) -> str | None:
+    cell = values.get(column) if column is not None else None
+    return printable(cell) if isinstance(cell, str) and cell else None
+
+
+def text_row(row: Row, cell: Any, column: str) -> Row:
+    """The row with a document as payload."""
+    if isinstance(cell, bytes):
+        return replace(row, payload=cell)
+    if not isinstance(cell, str):
+        return replace(row, status="bad_row", detail=f"column {column} holds {_shown(cell)} instead of text")
+    try:
+        return replace(row, payload=cell.encode("utf-8"))
+    except UnicodeEncodeError:
+        return replace(row, status="not_utf8", detail=f"column {column} holds half a surrogate pair")
+
+
+def caption_row(row: Row, values: Mapping[str, Any], captions: list[str] | str) -> Row:
+    """The row with its captions; landing drops the empty ones."""
+    if not isinstance(captions, str):
+        return replace(row, captions=[values[name] for name in captions if values.get(name) is not None])
+    cell = values.get(captions)
+    if isinstance(cell, str):
+        try:
+            cell = json.loads(cell)
+        except (ValueError, RecursionError):
+            cell = None
+    if not isinstance(cell, list):
+        wanted = f"column {captions} does not hold a list; for plain text write captions = [{captions!r}]"
+        return replace(row, payload=None, status="bad_row", detail=wanted)
+    return replace(row, captions=cell)
+
+
+def image_folder(table_url: str, folder: str) -> str:
+    """The folder that image paths are relative to."""
+    protocol, separator, path = table_url.rpartition("://")
+    return protocol + separator + posixpath.normpath(f"{path.rpartition('/')[0]}/{folder}")
+
+
+def _image_row(row: Row, cell: Any, column: str, folder: str) -> Row:
+    """The row with an image: inline bytes, a struct with bytes, or a file below `folder`."""
+    if isinstance(cell, Mapping):
+        cell = cell.get("bytes") or cell.get("path")
+    if isinstance(cell, bytes):
+        return replace(row, payload=cell)
+    if not isinstance(cell, str) or not cell:
+        return replace(row, status="bad_row", detail=f"column {column} holds {_shown(cell)} instead of an image")
+    if not is_inside(cell):
+        return replace(row, status="refused", detail=f"{printable(cell)[:200]!r} leads out of the folder of the images")
+    return read_payload(row, f"{folder}/{cell}")
+
+
+def is_inside(path: str) -> bool:
+    """Whether a relative path from untrusted data stays below its folder."""
+    parts = path.replace("\\", "/").split("/")
+    return not (
+        path.startswith(("/", "\\")) or ".." in parts or "://" in path or parts[0].endswith(":") or "\0" in path
+    )
+
+
+def _shown(cell: Any) -> str:
+    return "nothing" if cell is None or cell == "" else f"a {type(cell).__name__}"
+
+
+def _stamps(
+    table: Table, spec: Mapping[str, int], kind: str, options: TableOptions, file: File
+) -> list[tuple[str, int, str]]:
+    """(path, size, mtime or etag) of the image files that a part names, so that changed files are read again."""
+    if kind == "text" or (isinstance(table, ParquetTable) and not _is_text(table.schema().field(options.image).type)):
+        return []
+    folder = image_folder(file.url, options.folder)
+    stamps = []
+    for record in table.read(spec, [options.image]):
+        cell = (record.values or {}).get(options.image)
+        if isinstance(cell, str) and cell and is_inside(cell):
+            stamps.append((printable(cell), *_stamp(f"{folder}/{cell}")))
+    return stamps
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _stamp(url: str) -> tuple[int, str]:
+    fs, path = filesystem(url)
+    try:
+        info = fs.info(path)
+    except OSError:
+        return -1, ""
+    return int(info["size"] or 0), str(info.get("mtime") or info.get("ETag") or info.get("created") or "")
