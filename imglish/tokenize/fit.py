@@ -1,0 +1,258 @@
+"""Fit the tokenizers on the corpus: one unit each, one process, one thread.
+
+    text = run_map(store, "tables", engine, FitText(store), [text_fit_unit(recipe, store, files)])[0]
+    text.notes["digest"], text.outputs["model"].path           models/<digest>.model
+
+Both fits see kept records of the train split only, those with the smallest H(seed, record id): texts and captions up
+to a byte budget shared by (source, language), images up to a number. Which ones is decided from small columns; then
+only the row groups that hold them are read. Texts go to the trainer in the order of their record ids, so neither the
+order nor the layout of the files matters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from imglish.digests import file_digest, table_digest
+from imglish.errors import ImageError, StageError, TokenizerError
+from imglish.recipe import Recipe, StoredConfig, TextTokenizerConfig, ViewConfig, VisualTokenizerConfig, content_fields
+from imglish.records import ROW_KEYS, unpack_json
+from imglish.seeds import U64, stream
+from imglish.shards.images import decode_jpeg, store_image
+from imglish.shards.views import draw_views, render
+from imglish.stages import Commit, Receipt, Unit
+from imglish.storage import Output, Store
+from imglish.tokenize.codebook import CodebookFit
+from imglish.tokenize.rows import FOLDER, LandingFile, edited_captions, edited_document, kept_rows, places, read_rows
+from imglish.tokenize.tasks import IMAGE_VERSIONS, model_path
+from imglish.tokenize.text import VERSIONS, TextTokenizer, train_text
+from imglish.tokenize.visual import VisualTokenizer, read_visual
+
+TEXT_STAGE, VISUAL_STAGE = "fit-text", "fit-visual"
+VERSION = 1
+
+Paths = Mapping[str, str]
+
+
+def text_fit_unit(recipe: Recipe, store: Store, files: Sequence[LandingFile]) -> Unit:
+    """The `fit-text` unit; with `tokenize.text.model` it takes that file (below `root`) instead of training.
+
+    Raises TokenizerError when that file is missing.
+    """
+    config = recipe.tokenize.text
+    if config.model is not None:
+        path = Path(recipe.root, config.model)
+        if not path.is_file():
+            raise TokenizerError(f"tokenize.text.model: no file at {path}; leave it out to train one on the corpus")
+        return Unit(TEXT_STAGE, VERSION, {"given": True}, [file_digest(path)], {"given": str(path)})
+    params = {"config": content_fields(config), "seed": recipe.seed, "versions": VERSIONS}
+    inputs = []
+    for file in files:
+        inputs += [file.landing.sha256, table_digest(_train_rows(store, file.paths(), True), ROW_KEYS)]
+    return Unit(TEXT_STAGE, VERSION, params, inputs, {"files": [file.paths() for file in files]})
+
+
+def visual_fit_unit(recipe: Recipe, store: Store, files: Sequence[LandingFile]) -> Unit:
+    """The `fit-visual` unit."""
+    params = {
+        "config": content_fields(recipe.tokenize.visual),
+        "stored": content_fields(recipe.tokenize.stored),
+        "views": content_fields(recipe.tokenize.views),
+        "seed": recipe.seed,
+        "versions": IMAGE_VERSIONS,
+    }
+    inputs = [
+        table_digest(_train_rows(store, file.paths(), False).select(["record_id"]), ["record_id"]) for file in files
+    ]
+    return Unit(VISUAL_STAGE, VERSION, params, inputs, {"files": [file.paths() for file in files]})
+
+
+@dataclass(frozen=True)
+class FitText:
+    """Writes `models/<digest>.model`; notes {digest, pieces, requested, vocabulary, mask_id, versions}."""
+
+    store: Store
+
+    def __call__(self, unit: Unit) -> Receipt:
+        commit = Commit(self.store, FOLDER, TEXT_STAGE, unit.id)
+        counts: dict[str, int] = {}
+        requested = None
+        if "given" in unit.spec:
+            model = Path(unit.spec["given"]).read_bytes()
+        else:
+            config = TextTokenizerConfig(**unit.params["config"])
+            texts = list(training_texts(self.store, unit.spec["files"], config.sample_bytes, unit.params["seed"]))
+            counts = {"texts": len(texts), "bytes": sum(len(text.encode()) for text in texts)}
+            model, requested = train_text(texts, config), config.vocabulary
+        tokenizer = TextTokenizer(model, unit.spec.get("given", "fitted text tokenizer"))
+        notes = {
+            "digest": tokenizer.digest,
+            "pieces": tokenizer.pieces,
+            "requested": requested or tokenizer.pieces,
+            "vocabulary": tokenizer.vocabulary,
+            "mask_id": tokenizer.mask_id,
+            "versions": VERSIONS,
+        }
+        output = _put_model(self.store, model_path(tokenizer.digest, ".model"), model, tokenizer.pieces)
+        return commit({"model": output}, counts, notes)
+
+
+@dataclass(frozen=True)
+class FitVisual:
+    """Writes `models/<digest>.safetensors`; notes {digest, type, codes, size, patch, grid}."""
+
+    store: Store
+
+    def __call__(self, unit: Unit) -> Receipt:
+        commit = Commit(self.store, FOLDER, VISUAL_STAGE, unit.id)
+        config = VisualTokenizerConfig(**unit.params["config"])
+        fit = CodebookFit(config, unit.params["seed"])
+        images = 0
+        for pixels in training_views(self.store, unit, config):
+            fit.add(pixels[None])
+            images += 1
+        model = fit.finish()
+        tokenizer = read_visual(model, "fitted visual tokenizer")
+        output = _put_model(self.store, model_path(tokenizer.digest, ".safetensors"), model, tokenizer.codes)
+        return commit({"model": output}, {"images": images}, visual_notes(tokenizer, config.type))
+
+
+def visual_notes(tokenizer: VisualTokenizer, kind: str) -> dict[str, Any]:
+    """What manifest and model need to know of a visual tokenizer."""
+    facts = {"digest": tokenizer.digest, "type": kind, "codes": tokenizer.codes}
+    return {**facts, "size": tokenizer.size, "patch": tokenizer.patch, "grid": list(tokenizer.grid)}
+
+
+def training_texts(store: Store, files: Sequence[Paths], budget: int, seed: int) -> Iterator[str]:
+    """Documents and captions to train on, after their edits, in the order of record ids."""
+    candidates = [_text_candidates(store, paths, number) for number, paths in enumerate(files)]
+    rows = pa.concat_tables(candidates) if candidates else pa.table({})
+    if not rows.num_rows:
+        return
+    chosen = rows.filter(pa.array(_within_budget(rows, budget, seed)))
+    found: list[tuple[bytes, list[str]]] = []
+    for number, paths in enumerate(files):
+        mine = chosen.filter(pc.equal(chosen.column("file"), number))
+        done = 0
+        for received in read_rows(store, paths["landing"], places(mine), ["payload", "captions"]):
+            for row, landed in zip(mine.slice(done).to_pylist(), received.to_pylist(), strict=False):
+                found.append((row["record_id"], _texts(row, landed)))
+            done += received.num_rows
+    for _, texts in sorted(found, key=lambda item: item[0]):
+        yield from texts
+
+
+def training_views(store: Store, unit: Unit, config: VisualTokenizerConfig) -> Iterator[NDArray[np.uint8]]:
+    """The first view of each chosen image, uint8 [S, S, 3]; an unreadable one is a StageError."""
+    files, seed = unit.spec["files"], unit.params["seed"]
+    stored, views = StoredConfig(**unit.params["stored"]), ViewConfig(**unit.params["views"])
+    columns = ["record_id", "place", "source", "row"]
+    tables = [_train_rows(store, paths, False).select(columns) for paths in files]
+    chosen = _smallest([rows.column("record_id").to_pylist() for rows in tables], config.sample_images, seed)
+    for paths, rows, numbers in zip(files, tables, chosen, strict=True):
+        mine = rows.take(pa.array(numbers))
+        done = 0
+        for received in read_rows(store, paths["landing"], places(mine), ["payload"]):
+            for row, payload in zip(mine.slice(done).to_pylist(), received.column("payload").to_pylist(), strict=False):
+                yield _first_view(row, payload, config.size, stored, views, seed)
+            done += received.num_rows
+
+
+def _first_view(
+    row: Mapping[str, Any], payload: bytes, size: int, stored: StoredConfig, views: ViewConfig, seed: int
+) -> NDArray[np.uint8]:
+    try:
+        image = store_image(payload, stored)
+    except ImageError as error:
+        raise StageError(f"{row['source']} row {row['row']}: kept, but its image cannot be stored ({error})") from None
+    boxes = draw_views([row["record_id"]], [(image.width, image.height)], views, seed)
+    return render(decode_jpeg(image.jpeg), boxes[0, 0], size)
+
+
+def _train_rows(store: Store, paths: Paths, texts: bool) -> pa.Table:
+    """Kept rows of the train split: texts and pairs, or pairs and images."""
+    rows = kept_rows(store, dict(paths), ["language", "bytes"] if texts else [])
+    wanted = pa.array(["text", "pair"] if texts else ["image", "pair"])
+    kept = pc.and_(pc.equal(rows.column("verdict"), "keep"), pc.equal(rows.column("split"), "train"))
+    return rows.filter(pc.and_(kept, pc.is_in(rows.column("kind"), wanted)))
+
+
+def _text_candidates(store: Store, paths: Paths, number: int) -> pa.Table:
+    """Kept texts and pairs of a file with their size in bytes (of the JSON list for captions)."""
+    rows = _train_rows(store, paths, True)
+    captions = store.read_table(paths["landing"], ["captions"]).column("captions").take(rows.column("place"))
+    size = pc.fill_null(pc.if_else(pc.equal(rows.column("kind"), "pair"), pc.binary_length(captions), rows["bytes"]), 0)
+    rows = rows.select(["record_id", "source", "row", "kind", "language", "edits", "place"])
+    rows = rows.append_column("size", size.cast(pa.int64()))
+    return rows.append_column("file", pa.array(np.full(rows.num_rows, number)))
+
+
+def _texts(row: Mapping[str, Any], landed: Mapping[str, Any]) -> list[str]:
+    edits = unpack_json(row["edits"])
+    try:
+        if row["kind"] == "text":
+            return [edited_document(landed["payload"], edits)]
+        return edited_captions(unpack_json(landed["captions"]) or [], edits)
+    except StageError as error:
+        raise StageError(f"{row['source']} row {row['row']}: {error}") from None
+
+
+def _within_budget(rows: pa.Table, budget: int, seed: int) -> NDArray[np.bool_]:
+    """Which candidates fit: in each (source, language) those with the smallest hashes up to the group's share."""
+    names = zip(rows["source"].to_pylist(), rows["language"].to_pylist(), strict=True)
+    labels = [f"{source}\n{language or ''}" for source, language in names]
+    _, group = np.unique(np.array(labels, dtype=object), return_inverse=True)
+    sizes = np.asarray(rows["size"].to_numpy(), np.int64)
+    high, low = _halves(rows["record_id"].to_pylist())
+    order = np.lexsort((high, low, stream(seed, TEXT_STAGE).keys(low), group))
+    share = _shares(np.bincount(group, weights=sizes).astype(np.int64), budget)[group]
+    counted = np.where(sizes <= share, sizes, 0)[order]
+    running = np.cumsum(counted)
+    starts = np.searchsorted(group[order], np.arange(group.max() + 1))
+    before = (running - counted)[starts][group[order]]
+    fits = np.zeros(len(sizes), bool)
+    fits[order] = running - before <= share[order]
+    return np.asarray(fits & (sizes <= share))
+
+
+def _shares(totals: NDArray[np.int64], budget: int) -> NDArray[np.int64]:
+    """The budget split evenly; what a small group leaves goes to the larger ones."""
+    shares = np.zeros(len(totals), np.int64)
+    left = budget
+    for done, number in enumerate(np.argsort(totals, kind="stable")):
+        shares[number] = min(int(totals[number]), left // (len(totals) - done))
+        left -= int(shares[number])
+    return shares
+
+
+def _smallest(files: Sequence[Sequence[bytes]], count: int, seed: int) -> list[NDArray[np.int64]]:
+    """Row numbers, ascending, per file of the `count` distinct ids with the smallest hashes; a first copy wins."""
+    sizes = [len(ids) for ids in files]
+    high, low = _halves([record for ids in files for record in ids])
+    order = np.lexsort((high, low, stream(seed, VISUAL_STAGE).keys(low)))
+    fresh = np.ones(len(order), bool)
+    fresh[1:] = (np.diff(high[order]) != 0) | (np.diff(low[order]) != 0)
+    chosen = np.sort(order[fresh][:count])
+    edges = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    parts = np.split(chosen, np.searchsorted(chosen, edges[1:-1]))
+    return [part - edge for part, edge in zip(parts, edges[:-1], strict=True)] if sizes else []
+
+
+def _halves(record_ids: Sequence[bytes]) -> tuple[U64, U64]:
+    """High and low 64 bits, big-endian, so that (high, low) sorts like the ids."""
+    halves = np.frombuffer(b"".join(record_ids), ">u8").reshape(-1, 2).astype(np.uint64)
+    return halves[:, 0], halves[:, 1]
+
+
+def _put_model(store: Store, path: str, data: bytes, rows: int) -> Output:
+    store.put_as(path, data)
+    return Output(path, hashlib.sha256(data).hexdigest(), len(data), rows)

@@ -1,0 +1,113 @@
+"""What the stages of this room read: the rows of a landing file that a decision keeps, and their texts after edits.
+
+    file = LandingFile(landing, annotations, decisions)        three files with the same rows in the same order
+    kept = kept_rows(store, file, ["language"])                decisions, columns of annotations, place in the file
+    for rows in read_rows(store, file.landing.path, places, ["payload"]): ...
+
+Payloads are the bulk of landing, so columns are judged first and only row groups that hold a wanted row are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from imglish.errors import StageError
+from imglish.storage import Output, Store
+
+FOLDER = "tables"
+"""Where this room's tables and receipts go."""
+
+Places = NDArray[np.int64]
+
+_DECIDED = ["source", "row", "kind", "record_id", "verdict", "sample_kind", "split", "edits", "priority"]
+
+
+class LandingFile(NamedTuple):
+    """A landing file with its annotations and decisions, row by row the same occurrences."""
+
+    landing: Output
+    annotations: Output
+    decisions: Output
+
+    def paths(self) -> dict[str, str]:
+        """For a unit's `spec`."""
+        return {name: output.path for name, output in self._asdict().items()}
+
+
+def kept_rows(store: Store, paths: dict[str, str], measured: Sequence[str]) -> pa.Table:
+    """The kept and merged rows: decisions' columns, some of annotations', and two places.
+
+    `place` is the row number in the file, `image` the number among its pairs and images, kept or not (null for a
+    text). Raises StageError when decisions and annotations do not have the same rows.
+    """
+    decided = store.read_table(paths["decisions"], _DECIDED)
+    annotated = store.read_table(paths["annotations"], ["source", "row", *measured])
+    if not decided.select(["source", "row"]).equals(annotated.select(["source", "row"])):
+        raise StageError(
+            f"{paths['decisions']} and {paths['annotations']} do not have the same rows; "
+            "remove both and build again, landing is kept"
+        )
+    pictured = np.asarray(pc.not_equal(decided.column("kind"), "text").to_numpy(zero_copy_only=False), bool)
+    numbers = {"place": pa.array(np.arange(len(pictured))), "image": pa.array(np.cumsum(pictured) - 1, mask=~pictured)}
+    columns = {name: annotated.column(name) for name in measured} | numbers
+    for name, values in columns.items():
+        decided = decided.append_column(name, values)
+    return decided.filter(pc.is_in(decided.column("verdict"), pa.array(["keep", "merge"])))
+
+
+def places(rows: pa.Table) -> Places:
+    """The column `place` of `kept_rows`, int64 [n], ascending."""
+    return np.asarray(rows.column("place").to_numpy(), np.int64)
+
+
+def read_rows(store: Store, path: str, wanted: Places, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Rows of a Parquet file by number, ascending, in one table for each row group that holds some of them."""
+    if not len(wanted):
+        return
+    with store.open(path) as file:
+        parquet = pq.ParquetFile(file)
+        sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+        edges = np.concatenate([[0], np.cumsum(sizes)])
+        cuts = np.searchsorted(wanted, edges)
+        for group, (first, last) in enumerate(pairwise(cuts.tolist())):
+            if first < last:
+                rows = parquet.read_row_group(group, columns=list(columns))
+                yield rows.take(pa.array(wanted[first:last] - edges[group]))
+
+
+def edited_document(payload: bytes, edits: Sequence[Sequence[Any]] | None) -> str:
+    """A text after its edits [-1, start byte, end byte, replacement]; StageError for one that does not fit."""
+    return _edit(payload, [edit for edit in edits or () if edit[0] == -1])
+
+
+def edited_captions(captions: Sequence[str], edits: Sequence[Sequence[Any]] | None) -> list[str]:
+    """Captions after their edits [number, start byte, end byte, replacement]; one that ends up blank is left out."""
+    edited = list(captions)
+    for number in sorted({edit[0] for edit in edits or () if edit[0] >= 0}):
+        if number >= len(captions):
+            raise StageError(f"an edit names caption {number}, but there are {len(captions)}; run decide again")
+        mine = [edit for edit in edits or () if edit[0] == number]
+        edited[number] = _edit(captions[number].encode(), mine)
+    return [caption for caption in edited if caption.strip()]
+
+
+def _edit(data: bytes, edits: Sequence[Sequence[Any]]) -> str:
+    out: list[bytes] = []
+    end = 0
+    for _, first, last, replacement in sorted(edits, key=lambda edit: (edit[1], edit[2])):
+        if not end <= first <= last <= len(data):
+            raise StageError(f"edit of bytes {first}..{last} does not fit {len(data)} bytes edited up to {end}")
+        out += [data[end:first], replacement.encode()]
+        end = last
+    try:
+        return b"".join([*out, data[end:]]).decode()
+    except UnicodeDecodeError as error:
+        raise StageError(f"an edit cuts a character at byte {error.start}; edits must lie between characters") from None
