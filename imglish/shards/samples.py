@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ class PairSample:
     """
 
     key: str
-    jpeg: bytes
+    jpeg: bytes = field(repr=False)
     captions: list[str]
     ids: list[U16]
     views: U16
@@ -31,7 +31,7 @@ class ImageSample:
     """One image: `key`, `jpeg`, `views` and `codes` as in PairSample."""
 
     key: str
-    jpeg: bytes
+    jpeg: bytes = field(repr=False)
     views: U16
     codes: U16
 

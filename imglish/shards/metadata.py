@@ -1,0 +1,97 @@
+"""The table beside every shard: where its samples came from, and integer histograms; audits open nothing else.
+
+One flat Parquet file with two sorts of rows, told apart by `table`:
+
+    occurrence   one row per (sample, occurrence): source, row, url, licence, language, original size, captions used,
+                 and for text the document's span among the ids of the shard
+    histogram    one row per (name, kind, source, language, value): how often. Names: codes, ids (captions and
+                 documents), captions (a pair), caption_ids and document_ids (lengths)
+
+Codes count for the source of the surviving occurrence, caption ids for the source that the caption came from.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import ArrayLike, NDArray
+
+from imglish.digests import sort_rows, table_digest
+from imglish.records import Kind
+
+METADATA = pa.schema(
+    [
+        pa.field("table", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("key", pa.string()),  # record id in hex
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("row", pa.string()),
+        pa.field("merged", pa.bool_()),  # false for the survivor
+        pa.field("priority", pa.int32()),
+        pa.field("url", pa.string()),
+        pa.field("licence", pa.string()),
+        pa.field("language", pa.string()),
+        pa.field("width", pa.int32()),  # of the original, pixels
+        pa.field("height", pa.int32()),
+        pa.field("captions", pa.int32()),  # of the sample that came from this occurrence
+        pa.field("start", pa.int64()),  # first id of the document; block start // 512
+        pa.field("length", pa.int64()),  # ids of the document
+        pa.field("name", pa.string()),  # histograms from here
+        pa.field("value", pa.int32()),
+        pa.field("count", pa.int64()),
+    ]
+)
+KEYS = ("table", "kind", "key", "source", "row", "name", "language", "value")
+_OCCURRENCE = ("source", "row", "merged", "priority", "url", "licence", "language", "width", "height")
+
+
+class Metadata:
+    """Collects a shard's metadata while it is written."""
+
+    def __init__(self) -> None:
+        self._occurrences: list[dict[str, Any]] = []
+        self._values: dict[tuple[str, str, str, str | None], list[NDArray[np.int32]]] = defaultdict(list)
+
+    def add_occurrence(self, kind: Kind, key: str, member: Mapping[str, Any], **more: int) -> None:
+        """One occurrence of a sample; `more` is captions, or start and length."""
+        facts = {name: member[name] for name in _OCCURRENCE}
+        self._occurrences.append({"table": "occurrence", "kind": kind, "key": key, **facts, **more})
+
+    def add_values(self, name: str, kind: Kind, member: Mapping[str, Any], values: ArrayLike) -> None:
+        """Values of a histogram, for the source and language of an occurrence."""
+        array = np.asarray(values, dtype=np.int32).reshape(-1)
+        self._values[name, kind, member["source"], member["language"]].append(array)
+
+    def table(self) -> pa.Table:
+        """All rows in the order of `KEYS`."""
+        occurrences = _table(self._occurrences)
+        histograms = [self._histogram(*group) for group in self._values]
+        return sort_rows(pa.concat_tables([occurrences, *histograms]), KEYS).combine_chunks()
+
+    def _histogram(self, name: str, kind: str, source: str, language: str | None) -> pa.Table:
+        values, counts = np.unique(np.concatenate(self._values[name, kind, source, language]), return_counts=True)
+        fixed = {"table": "histogram", "kind": kind, "source": source, "language": language, "name": name}
+        rows = len(values)
+        columns = {"value": pa.array(values, pa.int32()), "count": pa.array(counts, pa.int64())}
+        return pa.table(
+            [
+                columns[field.name]
+                if field.name in columns
+                else pa.repeat(pa.scalar(fixed.get(field.name), field.type), rows)
+                for field in METADATA
+            ],
+            schema=METADATA,
+        )
+
+
+def metadata_digest(table: pa.Table) -> str:
+    """Logical digest of a metadata table."""
+    return table_digest(table, KEYS)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    return pa.table([pa.array([row.get(f.name) for row in rows], f.type) for f in METADATA], schema=METADATA)

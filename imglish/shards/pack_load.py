@@ -1,0 +1,170 @@
+"""The reading half of pack: what each shard will hold (light), and its rows (heavy).
+
+`DigestRows` reads members, images and documents of one landing file, never its payloads, and writes one (shard, row
+digest) per row; pack makes unit ids of them. `LoadRows` reads the same tables for the shards of one round, makes the
+stored JPEGs again from landing and refuses one that differs from what the codes were made from.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from imglish.errors import ImageError, StageError
+from imglish.recipe import StoredConfig
+from imglish.records import DOCUMENTS, IMAGES, MEMBERS
+from imglish.shards.images import store_image
+from imglish.shards.placement import Placement
+from imglish.stages import Commit, Receipt, Unit
+from imglish.storage import Store
+
+PARTS = {"members": MEMBERS, "images": IMAGES, "documents": DOCUMENTS}
+_CARRIED = ("source", "row", "merged", "priority", "url", "licence", "language", "captions", "caption_ids")
+
+ROWS = pa.schema(
+    [
+        pa.field("bucket", pa.int32(), nullable=False),
+        pa.field("part", pa.string(), nullable=False),  # a key of PARTS
+        pa.field("record_id", pa.binary(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        *(MEMBERS.field(name).with_nullable(True) for name in _CARRIED),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("jpeg", pa.binary()),
+        pa.field("views", pa.binary()),
+        pa.field("codes", pa.binary()),
+        pa.field("ids", pa.binary()),
+    ]
+)
+"""Rows across the seam: occurrences (members), stored images and documents."""
+
+
+@dataclass(frozen=True)
+class DigestRows:
+    """A task: (shard, digest) of every row that one landing file gives to shards."""
+
+    store: Store
+    folder: str
+    placement: Placement
+
+    def __call__(self, unit: Unit) -> Receipt:
+        commit = Commit(self.store, self.folder, unit.stage, unit.id)
+        shards: list[Any] = []
+        digests: list[bytes] = []
+        for part in PARTS:
+            rows = self.store.read_table(unit.spec[part])
+            shards.append(_ordinals(self.placement, part, rows))
+            digests += _row_digests(part, rows)
+        ordinal = np.concatenate(shards)
+        table = pa.table({"shard": pa.array(ordinal, pa.int32()), "digest": pa.array(digests, pa.binary(16))})
+        present = sorted({int(shard) for shard in ordinal})
+        output = self.store.put_table(f"{self.folder}/{unit.stage}", table)
+        return commit({"rows": output}, {"rows": table.num_rows}, {"shards": present})
+
+
+@dataclass(frozen=True)
+class LoadRows:
+    """A load: the rows of `piece["shards"]` from one landing file and its tables."""
+
+    store: Store
+    placement: Placement
+    stored: StoredConfig
+
+    def __call__(self, piece: Mapping[str, Any]) -> pa.Table:
+        found = [self._part(part, piece) for part in PARTS]
+        return pa.concat_tables(found)
+
+    def _part(self, part: str, piece: Mapping[str, Any]) -> pa.Table:
+        rows = self.store.read_table(piece[part])
+        shards = _ordinals(self.placement, part, rows)
+        wanted = np.isin(shards, np.asarray(piece["shards"], dtype=np.int32))
+        rows = rows.filter(pa.array(wanted))
+        extra: dict[str, Any] = {"bucket": shards[wanted], "part": [part] * rows.num_rows}
+        if part == "images":
+            extra["jpeg"] = self._jpegs(piece["landing"], rows)
+        if part == "documents":
+            extra["kind"] = ["text"] * rows.num_rows
+        columns = [
+            pa.array(extra[field.name], field.type)
+            if field.name in extra
+            else rows.column(field.name).cast(field.type)
+            if field.name in rows.column_names
+            else pa.nulls(rows.num_rows, field.type)
+            for field in ROWS
+        ]
+        return pa.table(columns, schema=ROWS)
+
+    def _jpegs(self, landing: str, images: pa.Table) -> list[bytes]:
+        """Stored JPEGs of the rows of an images table."""
+        ids = images.column("record_id").to_pylist()
+        wanted = dict(zip(ids, images.column("stored_sha256").to_pylist(), strict=True))
+        made: dict[bytes, bytes] = {}
+        if wanted:
+            with self.store.open(landing) as file:
+                for record_id, payload in _payloads(pq.ParquetFile(file), sorted(wanted)):
+                    if record_id not in made:
+                        made[record_id] = self._jpeg(record_id, payload, wanted[record_id], landing)
+        absent = next((record_id for record_id in ids if record_id not in made), None)
+        if absent is not None:
+            raise StageError(f"pack: record {absent.hex()} has codes but no payload in {landing}; run tokenize again")
+        return [made[record_id] for record_id in ids]
+
+    def _jpeg(self, record_id: bytes, payload: bytes, sha256: bytes, landing: str) -> bytes:
+        try:
+            jpeg = store_image(payload, self.stored).jpeg
+        except ImageError as error:
+            raise StageError(f"pack: record {record_id.hex()} of {landing} was encoded but now is {error}") from error
+        found = hashlib.sha256(jpeg).digest()
+        if found != sha256:
+            raise StageError(
+                f"pack: record {record_id.hex()} of {landing}: stored image is {found.hex()[:16]}... but its codes "
+                f"were made from {sha256.hex()[:16]}...; image libraries changed or differ between "
+                "workers; tokenize again"
+            )
+        return jpeg
+
+
+def _ordinals(placement: Placement, part: str, rows: pa.Table) -> Any:
+    kinds = ["text"] * rows.num_rows if part == "documents" else rows.column("kind").to_pylist()
+    return placement.ordinals(rows.column("split").to_pylist(), kinds, rows.column("record_id").to_pylist())
+
+
+def _payloads(file: pq.ParquetFile, ids: Sequence[bytes]) -> Any:
+    """(record id, payload) of the rows of landing with these ids, by row groups that can hold them."""
+    wanted = pa.array(ids, pa.binary())
+    column = file.schema_arrow.get_field_index("record_id")
+    for group in range(file.num_row_groups):
+        statistics = file.metadata.row_group(group).column(column).statistics
+        if statistics is not None and statistics.has_min_max and not _overlaps(ids, statistics.min, statistics.max):
+            continue
+        for batch in file.iter_batches(256, row_groups=[group], columns=["record_id", "payload"]):
+            hits = batch.filter(pc.is_in(batch.column("record_id"), value_set=wanted))
+            yield from zip(hits.column("record_id").to_pylist(), hits.column("payload").to_pylist(), strict=True)
+
+
+def _overlaps(ids: Sequence[bytes], low: bytes, high: bytes) -> bool:
+    first = bisect.bisect_left(ids, low)
+    return first < len(ids) and ids[first] <= high
+
+
+def _row_digests(part: str, rows: pa.Table) -> list[bytes]:
+    """BLAKE2b-128 of every row: part, then per column in name order a tag, a length and the value."""
+    columns = [rows.column(name).to_pylist() for name in sorted(PARTS[part].names)]
+    head = part.encode()
+    cells = zip(*columns, strict=True)
+    return [hashlib.blake2b(head + b"".join(map(_cell, row)), digest_size=16).digest() for row in cells]
+
+
+def _cell(value: Any) -> bytes:
+    if value is None:
+        return b"-"
+    data = value if isinstance(value, bytes) else str(value).encode()
+    return b"+" + len(data).to_bytes(8, "little") + data

@@ -1,0 +1,180 @@
+"""The writing half of pack: all rows of one shard in, in any order; a tar, its metadata and a receipt out."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+
+from imglish.errors import StageError
+from imglish.records import Kind
+from imglish.shards.captions import merge_captions
+from imglish.shards.format import VIEW_FIELDS, decode_u16
+from imglish.shards.metadata import Metadata, metadata_digest
+from imglish.shards.pack_load import PARTS
+from imglish.shards.placement import Slot
+from imglish.shards.samples import U16, ImageSample, PairSample
+from imglish.shards.writer import ShardFacts, write_shard
+from imglish.stages import Commit, Receipt
+from imglish.storage import Store
+
+FOLDER = "shards"
+
+
+@dataclass(frozen=True)
+class ShardUnit:
+    """A shard that has to be written: its receipt's id, its slot, and how many rows it must get."""
+
+    unit: str
+    slot: Slot
+    rows: int
+
+
+@dataclass(frozen=True)
+class WriteShard:
+    """A reduce: sorts the rows of a shard, merges captions, writes `shards/<sha256>.tar` and `.parquet`."""
+
+    store: Store
+    receipts: str
+    units: Mapping[int, ShardUnit]
+    max_captions: int
+    max_caption_ids: int
+
+    def __call__(self, bucket: int, rows: pa.Table) -> Receipt:
+        todo = self.units[bucket]
+        if rows.num_rows != todo.rows:
+            raise StageError(
+                f"pack: shard {bucket} got {rows.num_rows} rows of {todo.rows}; the engine lost or repeated some, "
+                "run the same command again"
+            )
+        commit = Commit(self.store, self.receipts, "pack", todo.unit)
+        content = _Content(rows, self.max_captions, self.max_caption_ids)
+        written: list[ShardFacts] = []
+
+        def write(file: BinaryIO) -> int:
+            written.append(write_shard(file, content.pairs(), content.images(), content.documents()))
+            return sum(written[0].counts[kind] for kind in ("pair", "image", "text"))
+
+        shard = self.store.put(FOLDER, ".tar", write)
+        facts = written[0]
+        content.note_documents(facts.starts)
+        metadata = content.metadata.table()
+        table = self.store.put_table(FOLDER, metadata)
+        slot = todo.slot
+        notes = {
+            "bucket": bucket,
+            "split": slot.split,
+            "kind": slot.kind,
+            "number": slot.number,
+            "of": slot.of,
+            "distinct": facts.distinct,
+            "sections": facts.sections,
+            "metadata_digest": metadata_digest(metadata),
+        }
+        return commit({"shard": shard, "metadata": table}, {**content.counts, **facts.counts}, notes)
+
+
+class _Content:
+    """The samples of a shard in key order, and the metadata that arises while they are made."""
+
+    def __init__(self, rows: pa.Table, max_captions: int, max_caption_ids: int) -> None:
+        self.max_captions, self.max_caption_ids = max_captions, max_caption_ids
+        self.metadata = Metadata()
+        names = (
+            "truncated_captions",
+            "duplicate_captions",
+            "capped_captions",
+            "documents",
+            "document_ids",
+            "occurrences",
+        )
+        self.counts = Counter(dict.fromkeys(names, 0))
+        self._jpegs = rows.column("jpeg") if rows.num_rows else None
+        self._groups: dict[str, dict[tuple[str, bytes], Any]] = {part: {} for part in PARTS}
+        self._groups["members"] = defaultdict(list)
+        light = rows.drop_columns(["jpeg"]) if rows.num_rows else rows
+        for number, row in enumerate(light.to_pylist()):
+            self._place(number, row)
+        for members in self._groups["members"].values():
+            members.sort(key=lambda member: (member["priority"], member["source"], member["row"]))
+        self.counts["occurrences"] = sum(map(len, self._groups["members"].values()))
+        self._check()
+
+    def pairs(self) -> Iterator[PairSample]:
+        for key, image, members in self._samples("pair"):
+            captions = merge_captions(members, self.max_captions, self.max_caption_ids)
+            if not captions.texts:
+                raise StageError(f"pack: pair {key} has no caption; its occurrences should have been dropped")
+            self.counts["truncated_captions"] += captions.truncated
+            self.counts["duplicate_captions"] += captions.duplicates
+            self.counts["capped_captions"] += captions.capped
+            views, codes = self._arrays("pair", key, image, members)
+            used = Counter(captions.origins)
+            for origin, member in enumerate(members):
+                self.metadata.add_occurrence("pair", key, member, captions=used[origin])
+            for origin, ids in zip(captions.origins, captions.ids, strict=True):
+                self.metadata.add_values("ids", "pair", members[origin], ids)
+                self.metadata.add_values("caption_ids", "pair", members[origin], len(ids))
+            self.metadata.add_values("captions", "pair", members[0], len(captions.texts))
+            yield PairSample(key, self._jpeg(image), captions.texts, captions.ids, views, codes)
+
+    def images(self) -> Iterator[ImageSample]:
+        for key, image, members in self._samples("image"):
+            views, codes = self._arrays("image", key, image, members)
+            for member in members:
+                self.metadata.add_occurrence("image", key, member)
+            yield ImageSample(key, self._jpeg(image), views, codes)
+
+    def documents(self) -> Sequence[U16]:
+        found = [decode_u16(row["ids"]) for _, row in sorted(self._groups["documents"].items())]
+        self.counts["documents"] = len(found)
+        self.counts["document_ids"] = sum(map(len, found))
+        return found
+
+    def note_documents(self, starts: Sequence[int] | np.ndarray[Any, np.dtype[np.int64]]) -> None:
+        """Metadata of text, when the places of its documents are known."""
+        for start, (place, row) in zip(starts, sorted(self._groups["documents"].items()), strict=True):
+            members, ids = self._groups["members"][place], decode_u16(row["ids"])
+            for member in members:
+                self.metadata.add_occurrence("text", place[1].hex(), member, start=int(start), length=len(ids))
+            self.metadata.add_values("ids", "text", members[0], ids)
+            self.metadata.add_values("document_ids", "text", members[0], len(ids))
+
+    def _place(self, number: int, row: dict[str, Any]) -> None:
+        place = (row["kind"], row["record_id"])
+        if row["part"] == "members":
+            self._groups["members"][place].append(row)
+            return
+        if place in self._groups[row["part"]]:
+            raise StageError(f"pack: {place[0]} {place[1].hex()} stands twice in the {row['part']} tables")
+        self._groups[row["part"]][place] = {**row, "number": number}
+
+    def _check(self) -> None:
+        """Every record has occurrences, and every occurrence has its record."""
+        records = {*self._groups["images"], *self._groups["documents"]}
+        for kind, record_id in sorted(records ^ set(self._groups["members"])):
+            has = (
+                "codes or ids but no occurrence" if (kind, record_id) in records else "occurrences but no codes or ids"
+            )
+            raise StageError(f"pack: {kind} {record_id.hex()} has {has}; run the tokenize stage again")
+
+    def _samples(self, kind: Kind) -> Iterator[tuple[str, dict[str, Any], list[dict[str, Any]]]]:
+        for place, image in sorted(self._groups["images"].items()):
+            if place[0] == kind:
+                yield place[1].hex(), image, self._groups["members"][place]
+
+    def _arrays(self, kind: Kind, key: str, image: dict[str, Any], members: Sequence[Any]) -> tuple[U16, U16]:
+        views = decode_u16(image["views"]).reshape(-1, VIEW_FIELDS)
+        codes = decode_u16(image["codes"])
+        if not len(views) or len(codes) % len(views):
+            raise StageError(f"pack: {kind} {key}: {len(codes)} codes do not divide among {len(views)} views")
+        survivor = next((member for member in members if not member["merged"]), members[0])
+        self.metadata.add_values("codes", kind, survivor, codes)
+        return views, codes.reshape(len(views), -1)
+
+    def _jpeg(self, image: dict[str, Any]) -> bytes:
+        return bytes(self._jpegs[image["number"]].as_py()) if self._jpegs is not None else b""
