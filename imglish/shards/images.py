@@ -102,6 +102,11 @@ def decode_jpeg(jpeg: bytes) -> RGB:
         raise ImageError("damaged", str(error)) from error
 
 
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A Pillow image as every original is taken: upright, over white, sRGB, mode RGB; size as it is."""
+    return _srgb(_opaque(_upright(image)), image.info.get("icc_profile"))
+
+
 def _upright(image: Image.Image) -> Image.Image:
     try:
         turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))

@@ -23,16 +23,25 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from imglish.digests import file_digest, table_digest
-from imglish.errors import ImageError, StageError, TokenizerError
+from imglish.errors import StageError, TokenizerError
 from imglish.recipe import Recipe, StoredConfig, TextTokenizerConfig, ViewConfig, VisualTokenizerConfig, content_fields
 from imglish.records import ROW_KEYS, unpack_json
 from imglish.seeds import U64, stream
-from imglish.shards.images import decode_jpeg, store_image
+from imglish.shards.images import decode_jpeg
 from imglish.shards.views import draw_views, render
 from imglish.stages import Commit, Receipt, Unit
 from imglish.storage import Output, Store
 from imglish.tokenize.codebook import CodebookFit
-from imglish.tokenize.rows import FOLDER, LandingFile, edited_captions, edited_document, kept_rows, places, read_rows
+from imglish.tokenize.rows import (
+    FOLDER,
+    LandingFile,
+    edited_captions,
+    edited_document,
+    kept_rows,
+    places,
+    read_rows,
+    stored_image,
+)
 from imglish.tokenize.tasks import IMAGE_VERSIONS, model_path
 from imglish.tokenize.text import VERSIONS, TextTokenizer, train_text
 from imglish.tokenize.visual import VisualTokenizer, read_visual
@@ -144,7 +153,7 @@ def training_texts(store: Store, files: Sequence[Paths], budget: int, seed: int)
         mine = chosen.filter(pc.equal(chosen.column("file"), number))
         done = 0
         for received in read_rows(store, paths["landing"], places(mine), ["payload", "captions"]):
-            for row, landed in zip(mine.slice(done).to_pylist(), received.to_pylist(), strict=False):
+            for row, landed in zip(mine.slice(done, received.num_rows).to_pylist(), received.to_pylist(), strict=True):
                 found.append((row["record_id"], _texts(row, landed)))
             done += received.num_rows
     for _, texts in sorted(found, key=lambda item: item[0]):
@@ -162,25 +171,16 @@ def training_views(store: Store, unit: Unit, config: VisualTokenizerConfig) -> I
         mine = rows.take(pa.array(numbers))
         done = 0
         for received in read_rows(store, paths["landing"], places(mine), ["payload"]):
-            for row, payload in zip(mine.slice(done).to_pylist(), received.column("payload").to_pylist(), strict=False):
-                yield _first_view(row, payload, config.size, stored, views, seed)
+            for row, landed in zip(mine.slice(done, received.num_rows).to_pylist(), received.to_pylist(), strict=True):
+                image = stored_image(row | landed, stored)
+                boxes = draw_views([row["record_id"]], [(image.width, image.height)], views, seed)
+                yield render(decode_jpeg(image.jpeg), boxes[0, 0], config.size)
             done += received.num_rows
-
-
-def _first_view(
-    row: Mapping[str, Any], payload: bytes, size: int, stored: StoredConfig, views: ViewConfig, seed: int
-) -> NDArray[np.uint8]:
-    try:
-        image = store_image(payload, stored)
-    except ImageError as error:
-        raise StageError(f"{row['source']} row {row['row']}: kept, but its image cannot be stored ({error})") from None
-    boxes = draw_views([row["record_id"]], [(image.width, image.height)], views, seed)
-    return render(decode_jpeg(image.jpeg), boxes[0, 0], size)
 
 
 def _train_rows(store: Store, paths: Paths, texts: bool) -> pa.Table:
     """Kept rows of the train split: texts and pairs, or pairs and images."""
-    rows = kept_rows(store, dict(paths), ["language", "bytes"] if texts else [])
+    rows = kept_rows(store, paths, ["language", "bytes"] if texts else [])
     wanted = pa.array(["text", "pair"] if texts else ["image", "pair"])
     kept = pc.and_(pc.equal(rows.column("verdict"), "keep"), pc.equal(rows.column("split"), "train"))
     return rows.filter(pc.and_(kept, pc.is_in(rows.column("kind"), wanted)))

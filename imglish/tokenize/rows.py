@@ -9,7 +9,7 @@ Payloads are the bulk of landing, so columns are judged first and only row group
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -19,7 +19,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from imglish.errors import StageError
+from imglish.errors import ImageError, StageError
+from imglish.recipe import StoredConfig
+from imglish.shards.images import StoredImage, store_image
 from imglish.storage import Output, Store
 
 FOLDER = "tables"
@@ -42,7 +44,7 @@ class LandingFile(NamedTuple):
         return {name: output.path for name, output in self._asdict().items()}
 
 
-def kept_rows(store: Store, paths: dict[str, str], measured: Sequence[str]) -> pa.Table:
+def kept_rows(store: Store, paths: Mapping[str, Any], measured: Sequence[str]) -> pa.Table:
     """The kept and merged rows: decisions' columns, some of annotations', and two places.
 
     `place` is the row number in the file, `image` the number among its pairs and images, kept or not (null for a
@@ -97,6 +99,17 @@ def edited_captions(captions: Sequence[str], edits: Sequence[Sequence[Any]] | No
         mine = [edit for edit in edits or () if edit[0] == number]
         edited[number] = _edit(captions[number].encode(), mine)
     return [caption for caption in edited if caption.strip()]
+
+
+def stored_image(row: Mapping[str, Any], config: StoredConfig) -> StoredImage:
+    """The stored image of a kept row's `payload`; StageError when it cannot be decoded, which annotate had found."""
+    try:
+        return store_image(row["payload"], config)
+    except ImageError as error:
+        raise StageError(
+            f"{row['source']} row {row['row']}: kept, but its image cannot be stored ({error}); "
+            "remove the annotations of its landing file and build again"
+        ) from None
 
 
 def _edit(data: bytes, edits: Sequence[Sequence[Any]]) -> str:

@@ -27,14 +27,23 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from imglish.digests import table_digest
-from imglish.errors import ImageError, StageError, TokenizerError
+from imglish.errors import StageError, TokenizerError
 from imglish.recipe import Recipe, StoredConfig, ViewConfig, content_fields
 from imglish.records import DOCUMENTS, IMAGES, MEMBERS, ROW_KEYS, pack_json, table, unpack_json
-from imglish.shards.images import CODEC, StoredImage, decode_jpeg, store_image
+from imglish.shards.images import CODEC, StoredImage, decode_jpeg
 from imglish.shards.views import Views, draw_views, render
 from imglish.stages import Commit, Receipt, Unit
 from imglish.storage import Store
-from imglish.tokenize.rows import FOLDER, LandingFile, edited_captions, edited_document, kept_rows, places, read_rows
+from imglish.tokenize.rows import (
+    FOLDER,
+    LandingFile,
+    edited_captions,
+    edited_document,
+    kept_rows,
+    places,
+    read_rows,
+    stored_image,
+)
 from imglish.tokenize.text import EOS, UNKNOWN, VERSIONS, TextTokenizer
 from imglish.tokenize.visual import VisualTokenizer, read_visual
 
@@ -98,7 +107,7 @@ class TokenizeText:
     def __call__(self, unit: Unit) -> Receipt:
         commit = Commit(self.store, FOLDER, TEXT_STAGE, unit.id)
         tokenizer = _text_tokenizer(self.store.root, unit.spec["model"], unit.params["tokenizer"])
-        rows = kept_rows(self.store, dict(unit.spec), _MEASURED)
+        rows = kept_rows(self.store, unit.spec, _MEASURED)
         landing, limit = unit.spec["landing"], unit.params["max_caption_ids"]
         members, counts = _members(self.store, landing, rows, tokenizer, limit)
         documents, document_counts = _documents(self.store, landing, rows, tokenizer)
@@ -217,7 +226,7 @@ class _ViewEncoder:
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """IMAGES rows of `rows`, which have record_id, payload and image (the number that gives the slot)."""
-        images = [_stored(row, self.stored) for row in rows]
+        images = [stored_image(row, self.stored) for row in rows]
         sizes = [(image.width, image.height) for image in images]
         views = draw_views([row["record_id"] for row in rows], sizes, self.views, self.seed)
         codes = self._encode(images, views, np.array([row["image"] % self.batch for row in rows]))
@@ -247,7 +256,7 @@ class _ViewEncoder:
 
 
 def _kept_images(store: Store, paths: Mapping[str, Any]) -> pa.Table:
-    rows = kept_rows(store, dict(paths), [])
+    rows = kept_rows(store, paths, [])
     return rows.filter(pc.and_(pc.not_equal(rows.column("kind"), "text"), pc.equal(rows.column("verdict"), "keep")))
 
 
@@ -263,16 +272,6 @@ def _image_batches(store: Store, paths: Mapping[str, Any], batch: int) -> Iterat
 
     for _, group in groupby(stream(), key=lambda row: row["image"] // batch):
         yield list(group)
-
-
-def _stored(row: Mapping[str, Any], config: StoredConfig) -> StoredImage:
-    try:
-        return store_image(row["payload"], config)
-    except ImageError as error:
-        raise StageError(
-            f"{row['source']} row {row['row']}: kept, but its image cannot be stored ({error}); "
-            "remove tables/receipts/annotate and build again"
-        ) from None
 
 
 @cache
