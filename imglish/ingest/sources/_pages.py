@@ -38,21 +38,26 @@ _DECLARED = re.compile(rb"""<(?:\?xml[^>]*?\sencoding|meta[^>]*?charset)\s*=\s*[
 _SPACE = re.compile(r"[ \t\n\r\f]+")
 _NUMBERING = re.compile(r"^[^\W\d]+\.?\s?\d+(?:[.-]\d+)*[.:]?\s+")
 
-_DROP = frozenset(
+
+def _tags(names: str) -> frozenset[str]:
+    return frozenset(names.split())
+
+
+_DROP = _tags(
     "head script style noscript template nav aside form button select option textarea label svg math iframe object "
-    "embed audio video canvas dialog".split()
+    "embed audio video canvas dialog"
 )
-_FURNITURE = frozenset(("header", "footer"))
-_ROLES = frozenset(("navigation", "banner", "contentinfo", "search", "complementary"))
-_BLOCKS = frozenset(
+_FURNITURE = _tags("header footer")
+_ROLES = _tags("navigation banner contentinfo search complementary")
+_BLOCKS = _tags(
     "address article blockquote body br caption center dd details dir div dl dt fieldset figcaption figure footer h1 "
-    "h2 h3 h4 h5 h6 header hr html legend li main menu ol p pre section summary table tbody tfoot thead tr ul".split()
+    "h2 h3 h4 h5 h6 header hr html legend li main menu ol p pre section summary table tbody tfoot thead tr ul"
 )
-_FIGURES = frozenset(("figure", "informalfigure", "mediaobject"))
+_FIGURES = _tags("figure informalfigure mediaobject")
 
 
 class PageError(Exception):
-    """A page that cannot be read; `status` is landing's word for it."""
+    """A page, or a reference in it, that cannot be read; `status` is landing's word for it."""
 
     def __init__(self, status: str, detail: str) -> None:
         super().__init__(detail)

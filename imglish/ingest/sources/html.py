@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
@@ -48,7 +48,7 @@ class FigureOptions(Section):
 
     captions: list[Literal["alt", "title", "figcaption"]] = Field(default=["alt", "figcaption"], min_length=1)
     """In this order: the alt text, DocBook's figure title, `<figcaption>` (or DocBook's caption); each text once."""
-    skip_alts: list[str] = []
+    skip_alts: list[str] = Field(default=[])
     """Images with one of these alt texts are no rows: the icons of a manual ("Tip", "Next")."""
     min_alt_characters: int = Field(default=0, ge=0)
     """Images with a shorter alt text are no rows."""
@@ -57,7 +57,7 @@ class FigureOptions(Section):
 class PageTextOptions(Section):
     """Which part of a page is its text; scripts, forms, navigation and asides never are."""
 
-    drop_classes: list[str] = ["navheader", "navfooter", "toc"]
+    drop_classes: list[str] = Field(default=["navheader", "navfooter", "toc"])
     """Elements of these classes are left out; the default is DocBook's navigation."""
     content_id: str | None = None
     """Id of the element that holds the content; otherwise `<main>` or `<article>`, otherwise the body."""
@@ -75,7 +75,7 @@ class HtmlFigures:
         pages = find_files(config, root, PAGES)
         images = {page.name: _image_files(page, options) for page in pages}
         runs = split_files(pages, lambda page: [page, *images[page.name]])
-        return [_part(run, [image for page in run for image in images[page.name]]) for run in runs]
+        return [_part(run, {image.name: image for page in run for image in images[page.name]}) for run in runs]
 
     def rows(self, config: SourceConfig, part: Part) -> Iterator[Row]:
         options = read_options(config, FigureOptions)
@@ -101,7 +101,7 @@ class HtmlText:
     def parts(self, config: SourceConfig, root: str) -> list[Part]:
         read_options(config, PageTextOptions)
         expect_kind(config, ("text",), "use format 'html-figures' for images")
-        return [_part(run, []) for run in split_files(find_files(config, root, PAGES))]
+        return [_part(run, {}) for run in split_files(find_files(config, root, PAGES))]
 
     def rows(self, config: SourceConfig, part: Part) -> Iterator[Row]:
         options = read_options(config, PageTextOptions)
@@ -119,19 +119,18 @@ class HtmlText:
             yield replace(row, payload=text.encode("utf-8")) if text else replace(row, payload=None, status="empty")
 
 
-def _part(pages: Sequence[File], images: Sequence[File]) -> Part:
+def _part(pages: Sequence[File], images: Mapping[str, File]) -> Part:
     return Part(
         name=pages[0].name,
         files=[page.url for page in pages],
-        fingerprint=[file.fingerprint() for file in [*pages, *images]],
+        fingerprint=[file.fingerprint() for file in [*pages, *images.values()]],
         spec={"pages": [page.name for page in pages]},
     )
 
 
 def _read_page(name: str, url: str) -> Row:
-    base = _folder(name, url)
-    if not _below(base, url):
-        return Row(name, status="refused", detail=f"{name} is a link that leads out of the source's folder")
+    if (why := _refusal(_folder(name, url), name)) is not None:
+        return Row(name, status="refused", detail=why)
     row = read_payload(Row(name), url)
     if row.payload is not None and len(row.payload) > PAGE_BYTES:
         return replace(row, payload=None, status="too_large", detail=f"a page of more than {PAGE_BYTES} bytes")
@@ -156,33 +155,33 @@ def _captions(image: _pages.PageImage, options: FigureOptions) -> list[str]:
 def _figure(page: str, page_url: str, image: _pages.PageImage) -> Row:
     """The row of one image, with its bytes or the reason why there are none."""
     row = Row(f"{page}#{image.number}")
-    found = _resolve(row, page, image.src)
-    if found.status != "ok":
-        return found
-    name = str(found.url)
-    url = f"{_folder(page, page_url)}/{name}"
-    if not _below(_folder(page, page_url), url):
-        return replace(row, status="refused", detail=f"{name} is a link that leads out of the source's folder")
-    read = read_payload(Row(name), url)
+    folder = _folder(page, page_url)
+    try:
+        name = _resolve(page, image.src)
+        if (why := _refusal(folder, name)) is not None:
+            raise _pages.PageError("refused", why)
+    except _pages.PageError as error:
+        return replace(row, status=error.status, detail=str(error))
+    read = read_payload(Row(name), f"{folder}/{name}")
     return replace(row, payload=read.payload, status=read.status, detail=read.detail)
 
 
-def _resolve(row: Row, page: str, src: str) -> Row:
-    """The row with the image's path below the source's folder in `url`, or with the status of a bad `src`."""
+def _resolve(page: str, src: str) -> str:
+    """The name, below the source's folder, of the file that a page's `src` means; PageError for a bad one."""
     shown = repr(printable(src)[:200])
     try:
         parts = urlsplit(src.strip())
         path = unquote(parts.path, errors="strict")
     except ValueError:
-        return replace(row, status="bad_row", detail=f"src {shown} is not a path")
+        raise _pages.PageError("bad_row", f"src {shown} is not a path") from None
     if parts.scheme or parts.netloc:
-        return replace(row, status="refused", detail=f"src {shown} is a URL; only files of the source are read")
+        raise _pages.PageError("refused", f"src {shown} is a URL; only files of the source are read")
     if not path or "\0" in path:
-        return replace(row, status="bad_row", detail=f"src {shown} names no file")
+        raise _pages.PageError("bad_row", f"src {shown} names no file")
     name = posixpath.normpath(posixpath.join(posixpath.dirname(page), path))
     if path.startswith("/") or name == ".." or name.startswith("../"):
-        return replace(row, status="refused", detail=f"src {shown} leads out of the source's folder")
-    return replace(row, url=name)
+        raise _pages.PageError("refused", f"src {shown} leads out of the source's folder")
+    return name
 
 
 def _folder(name: str, url: str) -> str:
@@ -190,12 +189,14 @@ def _folder(name: str, url: str) -> str:
     return url.rsplit("/", name.count("/") + 1)[0]
 
 
-def _below(folder: str, url: str) -> bool:
-    """Whether a local file is below the folder when links are followed; a URL has no links."""
+def _refusal(folder: str, name: str) -> str | None:
+    """Why a file below the folder is not read: a link that leads out, a pipe or device. A URL has neither."""
+    url = f"{folder}/{name}"
     if "://" in url:
-        return True
-    real = os.path.realpath(folder).rstrip("/")
-    return os.path.realpath(url).startswith(f"{real}/")
+        return None
+    if not os.path.realpath(url).startswith(f"{os.path.realpath(folder).rstrip('/')}/"):
+        return f"{name} is a link that leads out of the source's folder"
+    return f"{name} is not a plain file" if os.path.exists(url) and not os.path.isfile(url) else None
 
 
 def _image_files(page: File, options: FigureOptions) -> list[File]:
@@ -205,9 +206,12 @@ def _image_files(page: File, options: FigureOptions) -> list[File]:
         images = _pages.page_images(read.payload) if read.payload is not None else []
     except _pages.PageError:
         return []  # its row says so
-    names = {_resolve(Row(""), page.name, image.src).url for image in _wanted(images, options)}
-    stat = partial(_stat, _folder(page.name, page.url))
-    return [file for file in map(stat, sorted(name for name in names if name is not None)) if file is not None]
+    names = set()
+    for image in _wanted(images, options):
+        with suppress(_pages.PageError):
+            names.add(_resolve(page.name, image.src))
+    folder = _folder(page.name, page.url)
+    return [file for name in sorted(names) if (file := _stat(folder, name)) is not None]
 
 
 def _stat(folder: str, name: str) -> File | None:
