@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -129,8 +130,8 @@ def _part(pages: Sequence[File], images: Mapping[str, File]) -> Part:
 
 
 def _read_page(name: str, url: str) -> Row:
-    if (why := _refusal(_folder(name, url), name)) is not None:
-        return Row(name, status="refused", detail=why)
+    if (why := _refusal(_folder(name, url), url)) is not None:
+        return Row(name, status="refused", detail=f"{name}: {why}")
     row = read_payload(Row(name), url)
     if row.payload is not None and len(row.payload) > PAGE_BYTES:
         return replace(row, payload=None, status="too_large", detail=f"a page of more than {PAGE_BYTES} bytes")
@@ -158,8 +159,8 @@ def _figure(page: str, page_url: str, image: _pages.PageImage) -> Row:
     folder = _folder(page, page_url)
     try:
         name = _resolve(page, image.src)
-        if (why := _refusal(folder, name)) is not None:
-            raise _pages.PageError("refused", why)
+        if (why := _refusal(folder, f"{folder}/{name}")) is not None:
+            raise _pages.PageError("refused", f"{name}: {why}")
     except _pages.PageError as error:
         return replace(row, status=error.status, detail=str(error))
     read = read_payload(Row(name), f"{folder}/{name}")
@@ -189,14 +190,16 @@ def _folder(name: str, url: str) -> str:
     return url.rsplit("/", name.count("/") + 1)[0]
 
 
-def _refusal(folder: str, name: str) -> str | None:
-    """Why a file below the folder is not read: a link that leads out, a pipe or device. A URL has neither."""
-    url = f"{folder}/{name}"
+def _refusal(folder: str, url: str) -> str | None:
+    """Why a file below the folder is not read: a link that leads out, a pipe or device. A URL is neither."""
     if "://" in url:
         return None
     if not os.path.realpath(url).startswith(f"{os.path.realpath(folder).rstrip('/')}/"):
-        return f"{name} is a link that leads out of the source's folder"
-    return f"{name} is not a plain file" if os.path.exists(url) and not os.path.isfile(url) else None
+        return "a link that leads out of the source's folder"
+    try:
+        return None if stat.S_ISREG(os.stat(url).st_mode) else "not a plain file"
+    except OSError:
+        return None  # reading it says what is wrong
 
 
 def _image_files(page: File, options: FigureOptions) -> list[File]:
