@@ -58,7 +58,13 @@ def read_range(url: str, start: int, length: int) -> bytes:
 def _local(url: str, start: int, length: int) -> bytes:
     descriptor = os.open(local_path(url), os.O_RDONLY)
     try:
-        return os.pread(descriptor, length, start)
+        data = os.pread(descriptor, length, start)
+        while data and len(data) < length:  # Linux reads at most 2 GiB at once
+            more = os.pread(descriptor, length - len(data), start + len(data))
+            if not more:
+                break
+            data += more
+        return data
     finally:
         os.close(descriptor)
 
