@@ -152,7 +152,7 @@ def _explain(message: str, config: TextTokenizerConfig) -> TokenizerError:
 
 def _load(model: bytes, origin: str) -> Any:
     try:
-        processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        processor = sentencepiece.SentencePieceProcessor.from_proto(model)
     except (RuntimeError, ValueError):
         message = f"{origin}: not a SentencePiece model ({len(model)} bytes); give the .model or .spm file"
         raise TokenizerError(message) from None
