@@ -17,6 +17,7 @@ without a traceback and exit 1; a usage error exits 2; a preempted run that save
     ├── TokenizerError    a tokenizer file is wrong or does not fit the corpus
     ├── ModelError        a model config or checkpoint does not fit
     └── TrainError        a run cannot start or go on
+        └── Preempted     a run was told to stop, and saved (exit 75)
 """
 
 from __future__ import annotations
@@ -96,3 +97,9 @@ class ModelError(ImglishError):
 
 class TrainError(ImglishError):
     """A run cannot start or go on."""
+
+
+class Preempted(TrainError):
+    """A run was told to stop, and saved; the same command goes on."""
+
+    exit_code = 75
