@@ -22,7 +22,7 @@ import numpy as np
 from imglish.errors import StageError
 from imglish.recipe import Recipe
 from imglish.shards.format import FORMAT_VERSION
-from imglish.shards.pack_load import ROWS, DigestRows, LoadRows
+from imglish.shards.pack_load import DigestRows, LoadRows
 from imglish.shards.pack_write import ShardUnit, WriteShard
 from imglish.shards.placement import Placement, Slot
 from imglish.stages import Engine, Progress, Receipt, Unit, find_receipt, run_map
@@ -61,6 +61,8 @@ def pack(
     what `manifest.build_manifest` needs. StageError when tables and landing disagree, StorageError when the disk is
     full; finished shards are kept in both cases.
     """
+    if not inputs:
+        raise StageError("pack: there is no landing file; check that the recipe's sources have rows")
     placement = Placement(recipe.pack.train_shards, recipe.pack.validation_shards, recipe.pack.layout)
     digested = _digest_rows(store, engine, placement, inputs, progress)
     units = _units(store, recipe, placement, digested, tokenizer_digests)
@@ -138,15 +140,14 @@ def _round(
 ) -> Any:
     """Receipts of the shards of one round; only landing files that give rows to them are read."""
     todo = sorted(write.units)
-    pieces = [
-        {**one.paths(), "shards": wanted}
-        for one, receipt in zip(inputs, digested, strict=True)
-        if (wanted := sorted(set(receipt.notes["shards"]) & set(todo)))
-    ]
-    if pieces:
-        yield from engine.group(load, pieces, todo, write)
-    else:
-        yield from (write(ordinal, ROWS.empty_table()) for ordinal in todo)
+    if todo:
+        pieces = [
+            {**one.paths(), "shards": wanted}
+            for one, receipt in zip(inputs, digested, strict=True)
+            if (wanted := sorted(set(receipt.notes["shards"]) & set(todo)))
+        ]
+        nothing = {**inputs[0].paths(), "shards": []}
+        yield from engine.group(load, pieces or [nothing], todo, write)
 
 
 def _advance(progress: Progress | None, done: Mapping[int, Receipt], units: Mapping[int, ShardUnit]) -> None:

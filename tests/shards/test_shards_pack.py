@@ -144,6 +144,8 @@ def test_shards_that_nothing_fell_into_exist(tmp_path: Path) -> None:
     receipts = pack(store, PlainEngine(), recipe(rounds=2), inputs, DIGESTS)
     assert [receipt.counts["pair"] for receipt in receipts] == [0, 0, 0, 0]
     assert store.exists(receipts[0].outputs["shard"].path)
+    with pytest.raises(StageError, match="no landing file"):
+        pack(store, PlainEngine(), recipe(), [], DIGESTS)
 
 
 def test_a_stored_image_that_is_not_the_one_that_was_encoded_stops_pack(tmp_path: Path) -> None:
