@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -112,6 +113,15 @@ def test_a_fit_repeats_bit_for_bit_in_any_order_and_with_any_threads() -> None:
         again.add(image[None])
     assert again.finish() == fitted(images)
     assert fitted(images, seed=1) != fitted(images)
+
+
+def test_a_fit_on_integers_is_the_same_on_every_machine() -> None:
+    tokenizer = Codebook.read(fitted(noise(8), codes=64), "test")
+    assert tokenizer.digest == "8de7619e1ab9120d1a0ba29ecbb350f95055da6ea1aea0966e79a15bdd18da25"
+    assert (
+        hashlib.sha256(tokenizer.encode(noise(8)).astype("<u2").tobytes()).hexdigest()
+        == "e36c2f3d08a271cd1aea1a644e4ba7f0dbae61692568283d041a3d8039cba2d5"
+    )
 
 
 def test_white_background_takes_one_code_and_the_others_are_used() -> None:
