@@ -30,7 +30,7 @@ from imglish.recipe import Recipe, content_fields
 from imglish.shards.images import CODEC
 from imglish.shards.manifest import Manifest, build_manifest
 from imglish.shards.pack import PackInput, pack
-from imglish.stages import Engine, Progress, Receipt, Task, Unit, counts_of, run_map
+from imglish.stages import Engine, Progress, Receipt, Reduce, Task, Unit, counts_of, run_map
 from imglish.storage import Output, Store
 from imglish.tokenize.fit import FitText, FitVisual, text_fit_unit, visual_fit_unit
 from imglish.tokenize.rows import LandingFile
@@ -58,8 +58,8 @@ class NoEngine:
     def map(self, task: Any, units: Sequence[Any]) -> Iterator[Receipt]:
         raise PendingError(units[0].stage, len(units))
 
-    def group(self, load: Any, pieces: Any, buckets: Sequence[int], reduce: Any) -> Iterator[Receipt]:
-        raise PendingError(getattr(reduce, "stage", type(reduce).__name__), len(buckets))
+    def group(self, load: Any, pieces: Any, buckets: Sequence[int], reduce: Reduce) -> Iterator[Receipt]:
+        raise PendingError(reduce.stage, len(buckets))
 
     def close(self) -> None:
         """Nothing to close."""

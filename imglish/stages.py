@@ -89,7 +89,10 @@ class Load(Protocol):
 
 
 class Reduce(Protocol):
-    """Gets all rows of one bucket (in any order) and commits them like a task."""
+    """Gets all rows of one bucket (in any order) and commits them like a task; `stage` names it in messages."""
+
+    @property
+    def stage(self) -> str: ...
 
     def __call__(self, bucket: int, rows: pa.Table) -> Receipt: ...
 

@@ -71,7 +71,7 @@ class DaskEngine:
             futures = client.compute(reduced.to_delayed())
         seen: set[int] = set()
         for future in as_completed(futures):
-            for cell in _result(future, "group", futures)["receipt"]:
+            for cell in _result(future, reduce.stage, futures)["receipt"]:
                 receipt = Receipt.from_json(bytes(cell))
                 seen.add(int(receipt.notes["bucket"]))
                 yield receipt
@@ -80,7 +80,7 @@ class DaskEngine:
             empty = client.submit(_Empty(load), pieces[0], pure=False)
             lonely = [client.submit(reduce, bucket, empty, pure=False) for bucket in absent]
             for future in as_completed(lonely):
-                yield _result(future, "group", lonely)
+                yield _result(future, reduce.stage, lonely)
 
     def close(self) -> None:
         """Stop the cluster if it is our own."""

@@ -129,6 +129,7 @@ class _Resolve:
 
     store: Store
     recipe: Recipe
+    stage: str = "resolve"
 
     def __call__(self, bucket: int, rows: pa.Table) -> Receipt:
         rows = rows.drop_columns(["bucket"])
@@ -225,6 +226,7 @@ class _Align:
     """Writes the decisions and the evidence of one landing file, in landing's row order."""
 
     store: Store
+    stage: str = "decide"
 
     def __call__(self, bucket: int, rows: pa.Table) -> Receipt:
         rows = rows.drop_columns(["bucket", "unit"])

@@ -43,6 +43,7 @@ class WriteShard:
     units: Mapping[int, ShardUnit]
     max_captions: int
     max_caption_ids: int
+    stage: str = "pack"
 
     def __call__(self, bucket: int, rows: pa.Table) -> Receipt:
         todo = self.units[bucket]

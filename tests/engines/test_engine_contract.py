@@ -50,6 +50,7 @@ class Numbers:
 @dataclass(frozen=True)
 class Collect:
     store: Store
+    stage: str = "collect"
 
     def __call__(self, bucket: int, rows: pa.Table) -> Receipt:
         unit = Unit("collect", 1, {"bucket": bucket}, [table_digest(rows, ["number"])])

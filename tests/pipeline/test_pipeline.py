@@ -1,0 +1,210 @@
+"""The pipeline from sources to manifest: same bytes, resume, faults with reasons, nothing orphaned."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from imglish.engines.dask import DaskEngine
+from imglish.errors import LockError, SourceError, StorageError
+from imglish.gc import collect
+from imglish.pipeline import LOCK, NoEngine, PendingError, Pipeline, exclusive
+from imglish.plan import plan
+from imglish.recipe import Recipe
+from imglish.shards.reader import open_corpus
+from imglish.shards.verify import verify
+from imglish.stages import Engine
+from imglish.storage import Store
+from tests.pipeline.corpora import drawing, plant_faults, small_recipe, write_sources
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    with DaskEngine(workers=2, memory="2GB", scratch=str(tmp_path_factory.mktemp("scratch"))) as dask:
+        yield dask
+
+
+@pytest.fixture(scope="module")
+def built(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, dict[str, str]]:
+    """A finished build with planted faults, not to be changed: the recipe and what the faults must say."""
+    root = tmp_path_factory.mktemp("small")
+    write_sources(root / "sources")
+    expected = plant_faults(root / "sources")
+    recipe = small_recipe(root / "sources", root / "work")
+    Pipeline(recipe, engine).build()
+    return recipe, expected
+
+
+@pytest.fixture
+def copied(built: tuple[Recipe, dict[str, str]], tmp_path: Path) -> Recipe:
+    """The same build in a folder of one's own."""
+    recipe, _ = built
+    shutil.copytree(recipe.root, tmp_path / "sources", copy_function=shutil.copy2)
+    shutil.copytree(recipe.work, tmp_path / "work")
+    return recipe.model_copy(update={"root": str(tmp_path / "sources"), "work": str(tmp_path / "work")})
+
+
+def manifest_of(recipe: Recipe) -> bytes:
+    return Path(recipe.work, "manifest.json").read_bytes()
+
+
+def files_of(recipe: Recipe, folder: str = "") -> set[str]:
+    return set(Store(recipe.work).files(folder))
+
+
+def test_every_planted_fault_has_a_decision_with_its_reason(built: tuple[Recipe, dict[str, str]]) -> None:
+    recipe, expected = built
+    store = Store(recipe.work)
+    facts = json.loads(manifest_of(recipe))["decisions"]["files"]
+    rows = [row for file in facts for row in store.read_table(file["path"]).to_pylist()]
+    for name, said in expected.items():
+        (row,) = [row for row in rows if row["row"] == name]
+        rule, _, detail = said.partition("|")
+        assert (row["verdict"], row["rule"]) == ("drop", rule), (name, row)
+        assert (row["detail"] or "").startswith(detail), (name, row["detail"])
+
+
+def test_an_image_that_stands_in_two_sources_is_merged_into_the_pair(built: tuple[Recipe, dict[str, str]]) -> None:
+    recipe, _ = built
+    store = Store(recipe.work)
+    files = json.loads(manifest_of(recipe))["decisions"]["files"]
+    rows = [row for file in files for row in store.read_table(file["path"]).to_pylist()]
+    merged = [row for row in rows if row["verdict"] == "merge"]
+    assert len(merged) == 5
+    for row in merged:
+        assert (row["source"], row["other_source"], row["sample_kind"]) == ("images", "pairs", "pair")
+        assert row["rule"] == "exact_duplicate@1"
+
+
+def test_the_corpus_holds_what_was_kept_and_verifies(built: tuple[Recipe, dict[str, str]]) -> None:
+    recipe, _ = built
+    path = str(Path(recipe.work, "manifest.json"))
+    assert verify(path) == []
+    train, validation = open_corpus(path), open_corpus(path, split="validation")
+    assert train.counts["pair"] + validation.counts["pair"] == 40
+    assert train.counts["image"] + validation.counts["image"] == 15
+    assert validation.counts["pair"] > 0
+    sample = train["pair"][0]
+    assert len(sample.captions) == 2 and len(sample.ids) == 2
+    assert sample.codes.shape == (2, 16)
+
+
+def test_a_second_build_does_nothing(built: tuple[Recipe, dict[str, str]]) -> None:
+    recipe, _ = built
+    before = manifest_of(recipe), files_of(recipe)
+    Pipeline(recipe, NoEngine()).build()
+    assert (manifest_of(recipe), files_of(recipe)) == before
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_rebuild_from_landing_and_lock_gives_the_same_bytes(copied: Recipe, workers: int) -> None:
+    before, shards = manifest_of(copied), files_of(copied, "shards")
+    for name in ("tables", "models", "shards"):
+        shutil.rmtree(Path(copied.work, name))
+    shutil.rmtree(copied.root)
+    Path(copied.work, "manifest.json").unlink()
+    with DaskEngine(workers=workers, memory="2GB") as engine:
+        Pipeline(copied, engine).build()
+    assert manifest_of(copied) == before
+    assert files_of(copied, "shards") == shards
+
+
+def test_a_build_killed_three_times_ends_with_the_same_digests(copied: Recipe, tmp_path: Path) -> None:
+    before, shards = manifest_of(copied), files_of(copied, "shards")
+    shutil.rmtree(copied.work)
+    recipe_file = tmp_path / "recipe.json"
+    recipe_file.write_text(copied.model_dump_json())
+    rng = random.Random(7)
+    for _ in range(3):
+        child = subprocess.Popen([sys.executable, "-m", "tests.pipeline.build_once", str(recipe_file)])
+        try:
+            child.wait(timeout=2.0 + 4.0 * rng.random())
+        except subprocess.TimeoutExpired:
+            os.kill(child.pid, signal.SIGKILL)
+            child.wait()
+    subprocess.run([sys.executable, "-m", "tests.pipeline.build_once", str(recipe_file)], check=True)
+    assert manifest_of(copied) == before
+    assert files_of(copied, "shards") == shards
+    collect(copied)
+    assert not [path for path in files_of(copied) if ".tmp-" in path or path.startswith("scratch/")]
+    assert collect(copied) == ({}, None)
+    assert verify(str(Path(copied.work, "manifest.json"))) == []
+
+
+def test_gc_removes_what_an_old_recipe_made_and_nothing_else(copied: Recipe, engine: Engine) -> None:
+    Path(copied.work, "shards", ".tmp-left").write_bytes(b"half a shard")
+    narrower = copied.decide.model_copy(update={"image": copied.decide.image.model_copy(update={"min_side": 121})})
+    changed = copied.model_copy(update={"decide": narrower})
+    with pytest.raises(PendingError, match="resolve"):
+        Pipeline(changed, NoEngine()).build()
+    sizes, pending = collect(changed)
+    assert set(sizes) == {"shards/.tmp-left"} and pending is not None
+    before = files_of(copied, "shards")
+    Pipeline(changed, engine).build()
+    sizes, pending = collect(changed, dry_run=True)
+    assert pending is None and set(sizes) >= before
+    collect(changed)
+    assert not files_of(changed, "shards") & before
+    assert verify(str(Path(changed.work, "manifest.json"))) == []
+    assert collect(changed) == ({}, None)
+
+
+def test_a_new_file_lands_and_rewrites_only_the_shards_it_touches(copied: Recipe, engine: Engine) -> None:
+    before = files_of(copied, "shards")
+    Path(copied.root, "images", "9999.jpg").write_bytes(drawing(9999))
+    Pipeline(copied, engine).build()
+    after = {shard["path"] for shard in json.loads(manifest_of(copied))["shards"]}
+    assert len(after - before) == 1
+
+
+def test_a_locked_model_that_is_gone_is_fitted_again_or_refused(copied: Recipe, engine: Engine) -> None:
+    lock = json.loads(Path(copied.work, LOCK).read_text())
+    (name,) = [key for key in lock if key.startswith("text-")]
+    Path(copied.work, lock[name]["path"]).unlink()
+    Pipeline(copied, engine).build()
+    assert Path(copied.work, lock[name]["path"]).exists()
+    lock[name]["digest"] = "0" * 64
+    Path(copied.work, LOCK).write_text(json.dumps(lock))
+    Path(copied.work, lock[name]["path"]).unlink()
+    with pytest.raises(LockError, match="text tokenizer 000000000000 is locked"):
+        Pipeline(copied, engine).build()
+
+
+def test_fit_accepts_a_new_tokenizer_after_the_corpus_changed(copied: Recipe, engine: Engine) -> None:
+    before = Path(copied.work, LOCK).read_text()
+    for number in range(8):
+        text = " ".join(["entirely different vocabulary about astronomy and telescopes"] * 20)
+        Path(copied.root, "texts", f"new{number}.txt").write_text(f"{number} {text}")
+    Pipeline(copied, engine).build()
+    assert Path(copied.work, LOCK).read_text() == before
+    Pipeline(copied, engine).fit(["text"])
+    assert Path(copied.work, LOCK).read_text() != before
+
+
+def test_a_folder_in_use_is_refused(copied: Recipe) -> None:
+    with exclusive(Store(copied.work)), pytest.raises(StorageError, match="in use by another imglish command"):
+        Pipeline(copied, NoEngine()).build()
+
+
+def test_sources_without_a_single_row_are_an_error(tmp_path: Path, engine: Engine) -> None:
+    for name in ("pairs", "images", "texts"):
+        (tmp_path / "sources" / name).mkdir(parents=True)
+    with pytest.raises(SourceError):
+        Pipeline(small_recipe(tmp_path / "sources", tmp_path / "work"), engine).build()
+
+
+def test_plan_says_what_is_done_and_what_is_next(copied: Recipe) -> None:
+    assert "nothing to do; the manifest is up to date" in list(plan(copied))
+    shutil.rmtree(Path(copied.work, "shards"))
+    lines = list(plan(copied))
+    assert any(line.startswith("next") and "pack" in line for line in lines), lines
+    assert any(line.startswith("proposed: pack.train_shards = 1") for line in lines)
