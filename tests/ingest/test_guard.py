@@ -70,7 +70,18 @@ def test_an_allowed_server_answers_with_the_bytes_it_sent(web: Web) -> None:
 
 @pytest.mark.parametrize(
     "spelling",
-    "127.0.0.1 127.1 2130706433 0x7f000001 017700000001 localhost 0.0.0.0 [::1] [::ffff:127.0.0.1] [::ffff:7f00:1]".split(),
+    [
+        "127.0.0.1",
+        "127.1",
+        "2130706433",
+        "0x7f000001",
+        "017700000001",
+        "localhost",
+        "0.0.0.0",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]",
+    ],
 )
 def test_no_spelling_of_the_loopback_gets_a_connection(
     web: Web, spelling: str, monkeypatch: pytest.MonkeyPatch
@@ -202,11 +213,36 @@ def test_a_cleaned_url_stays_what_it_is(text: str) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    """
-    0.0.0.0 10.1.2.3 100.64.0.1 127.0.0.1 169.254.169.254 172.16.0.1 192.0.0.192 192.168.1.1 198.18.0.1 203.0.113.1
-    224.0.0.1 240.0.0.1 255.255.255.255 168.63.129.16 :: ::1 ::127.0.0.1 ::ffff:10.0.0.1 64:ff9b::7f00:1 2002:7f00:1::
-    2001:0:0:0:0:0:80ff:fffe fc00::1 fd00:ec2::254 fe80::1 fec0::1 ff02::1 2001:db8::1 100::1
-    """.split(),
+    [
+        "0.0.0.0",
+        "10.1.2.3",
+        "100.64.0.1",
+        "127.0.0.1",
+        "169.254.169.254",
+        "172.16.0.1",
+        "192.0.0.192",
+        "192.168.1.1",
+        "198.18.0.1",
+        "203.0.113.1",
+        "224.0.0.1",
+        "240.0.0.1",
+        "255.255.255.255",
+        "168.63.129.16",
+        "::",
+        "::1",
+        "::127.0.0.1",
+        "::ffff:10.0.0.1",
+        "64:ff9b::7f00:1",
+        "2002:7f00:1::",
+        "2001:0:0:0:0:0:80ff:fffe",
+        "fc00::1",
+        "fd00:ec2::254",
+        "fe80::1",
+        "fec0::1",
+        "ff02::1",
+        "2001:db8::1",
+        "100::1",
+    ],
 )
 def test_addresses_that_are_not_servers_on_the_internet(address: str) -> None:
     assert not is_public(ipaddress.ip_address(address))

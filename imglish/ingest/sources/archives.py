@@ -152,7 +152,7 @@ def _members(archive: str, url: str, suffixes: tuple[str, ...], limit: int) -> I
         with ExitStack() as stack:
             opened = _open(archive, stack.enter_context(open_file(url)), stack)
             for member in opened.members():
-                if not member.name.lower().endswith(suffixes) or _hidden(member.name):
+                if not member.name.lower().endswith(suffixes) or (member.why_not is None and _hidden(member.name)):
                     continue
                 count = seen[member.name] = seen.get(member.name, 0) + 1
                 row = Row(f"{archive}#{member.name}" if count == 1 else f"{archive}#{member.name}~{count}")
@@ -200,7 +200,7 @@ def _open(name: str, file: BinaryIO, stack: ExitStack) -> _Archive:
     opener = next((found for suffix, found in _DECOMPRESS.items() if lower.endswith(suffix)), None)
     stream = file if opener is None else stack.enter_context(opener(file))
     capped: Any = _Capped(stream)
-    return _Tar(stack.enter_context(tarfile.TarFile(fileobj=capped, encoding="utf-8")))
+    return _Tar(stack.enter_context(tarfile.TarFile(fileobj=capped, encoding="utf-8")), capped)
 
 
 class _Capped:
@@ -219,14 +219,21 @@ class _Capped:
 
 
 class _Tar:
-    def __init__(self, file: tarfile.TarFile) -> None:
-        self.file = file
+    def __init__(self, file: tarfile.TarFile, stream: _Capped) -> None:
+        self.file, self.stream = file, stream
 
     def members(self) -> Iterator[_Member]:
         for info in self.file:
             if not info.isdir():
                 why = None if info.isreg() else "a link or device, not a file"
                 yield _Member(printable(info.name), info.size, info, _unsafe(info.name) or why)
+        self._require_end()
+
+    def _require_end(self) -> None:
+        """tarfile takes a damaged header after the first for the end; only a block of zeros is."""
+        self.stream.seek(self.file.offset)
+        if self.stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError(f"neither a header nor the end mark at byte {self.file.offset}")
 
     def open(self, member: _Member) -> IO[bytes] | None:
         return self.file.extractfile(member.handle)

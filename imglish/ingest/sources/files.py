@@ -196,13 +196,13 @@ def open_file(url: str) -> BinaryIO:
 def open_stream(url: str) -> BinaryIO:
     """A file opened for reading lines, decompressed when it ends in .gz or .zst.
 
-    A damaged or truncated stream raises OSError while it is read.
+    A damaged or truncated stream raises OSError where it breaks off, give or take 64 KB.
     """
     file = open_file(url)
     coding = next((coding for suffix, coding in COMPRESSED.items() if url.lower().endswith(suffix)), None)
     if coding is None:
         return file
-    return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file, mode="r"), coding), 1 << 20)
+    return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file, mode="r"), coding), 64 << 10)
 
 
 def skip(stream: BinaryIO, count: int) -> None:
