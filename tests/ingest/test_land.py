@@ -1,0 +1,306 @@
+"""Landing: units, checks, the index, and what happens when things die or vanish."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from imglish.digests import record_id
+from imglish.errors import SourceError, StorageError
+from imglish.ingest import land as land_module
+from imglish.ingest.land import LandTask, check_row, land, land_units, landing_table
+from imglish.ingest.sources.base import Part, Row
+from imglish.recipe import Recipe, SourceConfig, make_recipe
+from imglish.records import LANDING, unpack_json
+from imglish.stages import Receipt, Task, Unit, counts_of
+from imglish.storage import Store
+from tests.ingest.source_helpers import write
+from tests.ingest.web_helpers import Web, body, image_bytes, never
+
+JPEG = image_bytes()
+PNG = image_bytes("PNG")
+
+
+class Inline:
+    """An engine of one: pickles each task as a cluster would."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+
+    def map(self, task: Task, units: Sequence[Unit]) -> Iterator[Receipt]:
+        for unit in units:
+            self.ran.append(unit.params["part"])
+            run, one = pickle.loads(pickle.dumps((task, unit)))
+            yield run(one)
+
+    def group(self, *_: Any) -> Iterator[Receipt]:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def recipe(root: Path, *sources: Mapping[str, Any], **more: Any) -> Recipe:
+    given = [{"name": f"s{n}", "path": "data", **source} for n, source in enumerate(sources)]
+    return make_recipe({"name": "test", "root": str(root), "work": str(root / "work"), "source": given, **more})
+
+
+def store_of(made: Recipe) -> Store:
+    return Store(made.work)
+
+
+def rows(store: Store, receipts: Sequence[Receipt]) -> list[dict[str, Any]]:
+    return [row for receipt in receipts for row in store.read_table(receipt.outputs["rows"].path).to_pylist()]
+
+
+FOLDER = {"format": "folder", "kind": "pair"}
+
+
+def test_rows_land_sorted_with_ids_sizes_and_reasons(tmp_path: Path) -> None:
+    write(tmp_path, {
+        "a.jpg": JPEG, "a.txt": "A picture\0\n \n", "b.png": PNG, "b.txt": "x", "c.jpg": JPEG[:40], "c.txt": "half",
+        "d.jpg": b"", "d.txt": "nothing", "e.jpg": JPEG, "f.jpg": JPEG, "f.txt": " \n\n", "g.jpg": JPEG,
+        "g.txt": b"\xff",
+    })  # fmt: skip
+    made = recipe(tmp_path, {**FOLDER, "licence": "CC0"})
+    store = store_of(made)
+    ((receipt,),) = land(store, Inline(), made).values()
+    table = store.read_table(receipt.outputs["rows"].path)
+    assert table.schema == LANDING
+    found = table.to_pylist()
+    expected = sorted(
+        (record_id("image", data), name, data) for name, data in {"a": JPEG, "b": PNG, "c": JPEG[:40]}.items()
+    )
+    assert [(row["record_id"], row["row"][0], row["payload"]) for row in found[:3]] == expected
+    assert [(row["row"], row["status"]) for row in found[3:]] == [
+        ("d.jpg", "empty"), ("e.jpg", "no_caption"), ("f.jpg", "no_caption"), ("g.jpg", "not_utf8"),
+    ]  # fmt: skip
+    assert all(
+        row[name] is None for row in found[3:] for name in ("payload", "record_id", "bytes", "sha256", "captions")
+    )
+    assert all(row["detail"] for row in found[3:])
+    first = next(row for row in found if row["row"] == "a.jpg")
+    assert unpack_json(first["captions"]) == ["A picture"]
+    assert (first["bytes"], first["licence"], first["kind"], first["source"]) == (len(JPEG), "CC0", "pair", "s0")
+    total = {"occurrences": 7, "bytes": len(JPEG) + len(PNG) + 40, "status/ok": 3, "status/empty": 1}
+    assert receipt.counts == {**total, "status/no_caption": 2, "status/not_utf8": 1}
+
+
+def test_texts_are_decoded_strictly(tmp_path: Path) -> None:
+    write(tmp_path, {"a.txt": "Grüße", "b.txt": " \n\t", "t.jsonl": '{"text": ""}'})
+    made = recipe(tmp_path, {"format": "text", "kind": "text"})
+    found = rows(store_of(made), land(store_of(made), Inline(), made)["s0"])
+    by_row = {row["row"]: row for row in found}
+    assert {name: row["status"] for name, row in by_row.items()} == {
+        "a.txt": "ok",
+        "b.txt": "empty",
+        "t.jsonl#0": "empty",
+    }
+    assert by_row["a.txt"]["record_id"] == record_id("text", "Grüße".encode())
+    config = made.source[0]
+    assert check_row(config, Row("x", payload=b"caf\xe9")).status == "not_utf8"
+
+
+@pytest.mark.parametrize(
+    ("captions", "status", "left"),
+    [
+        (["a", "\0", "  ", "b\0c"], "ok", ["a", "bc"]),
+        (["good", "half \ud83d pair"], "ok", ["good"]),
+        (["half \ud83d pair"], "not_utf8", None),
+        ([], "no_caption", None),
+        (None, "no_caption", None),
+        (["good", 7], "bad_row", None),
+        ([["nested"]], "bad_row", None),
+    ],
+)
+def test_captions_are_checked(captions: Any, status: str, left: list[str] | None) -> None:
+    config = SourceConfig(name="s", format="folder", kind="pair", path=".")
+    row = check_row(config, Row("x", payload=JPEG, captions=captions))
+    assert (row.status, row.captions) == (status, left)
+    assert (row.payload is not None) == (status == "ok")
+
+
+def test_images_and_texts_carry_no_captions() -> None:
+    config = SourceConfig(name="s", format="folder", kind="image", path=".")
+    row = check_row(config, Row("x", payload=JPEG, captions=["a"]))
+    assert (row.status, row.captions) == ("ok", None)
+
+
+def test_landing_twice_runs_nothing_and_landing_anew_gives_equal_bytes(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {f"{n}.jpg": image_bytes(side=n + 1) for n in range(20)} | {f"{n}.txt": f"number {n}" for n in range(20)},
+    )
+    made = recipe(tmp_path, FOLDER)
+    first = land(store_of(made), Inline(), made)
+    engine = Inline()
+    assert land(store_of(made), engine, made) == first
+    assert engine.ran == []
+    again = Store(tmp_path / "again")
+    second = land(again, Inline(), made)
+    assert [r.outputs for r in second["s0"]] == [r.outputs for r in first["s0"]]
+    assert [r.unit for r in second["s0"]] == [r.unit for r in first["s0"]]
+
+
+def test_priority_and_paths_never_change_units(tmp_path: Path) -> None:
+    write(tmp_path, {"a.jpg": JPEG, "a.txt": "x"})
+    shutil.copytree(tmp_path / "data", tmp_path / "moved/elsewhere")
+    ids = {
+        land_units(made, made.source[0])[0].id
+        for made in (
+            recipe(tmp_path, FOLDER),
+            recipe(tmp_path, {**FOLDER, "priority": 7}),
+            recipe(tmp_path / "moved", {**FOLDER, "path": "elsewhere"}),
+            recipe(tmp_path, FOLDER, fetch={"user_agent": "other/1"}),
+        )
+    }
+    assert len(ids) == 1
+    changed = recipe(tmp_path, {**FOLDER, "licence": "CC0"})
+    assert land_units(changed, changed.source[0])[0].id not in ids
+
+
+def test_a_url_list_lands_through_the_fetcher(tmp_path: Path) -> None:
+    with Web({"/a.jpg": body(JPEG), "/page": body(b"<html>"), "/never": never}) as web, Web() as sentinel:
+        urls = [web.url("/a.jpg"), web.url("/gone"), web.url("/page"), web.url("/never"), sentinel.url("/x"), ""]
+        write(tmp_path, {"list.csv": "url,caption\n" + "".join(f"{url},c{n}\n" for n, url in enumerate(urls))})
+        fetch = {"allow_private": [web.host], "deadline": 1.0, "unit_rows": 4, "retries": 0}
+        made = recipe(tmp_path, {"format": "url-list", "kind": "pair"}, fetch=fetch)
+        receipts = land(store_of(made), Inline(), made)["s0"]
+        assert sentinel.connections == 0
+    assert len(receipts) == 2
+    found = {row["row"]: row for row in rows(store_of(made), receipts)}
+    words = ["ok", "http_404", "not_image", "timeout", "refused", "bad_row"]
+    assert {name: row["status"] for name, row in sorted(found.items())} == {
+        f"list.csv#{n}": w for n, w in enumerate(words)
+    }
+    assert (found["list.csv#0"]["payload"], found["list.csv#0"]["attempts"], found["list.csv#0"]["url"]) == (
+        JPEG,
+        1,
+        urls[0],
+    )
+    other = recipe(tmp_path, {"format": "url-list", "kind": "pair"}, fetch={**fetch, "timeout": 3.0, "threads": 2})
+    assert [unit.id for unit in land_units(other, other.source[0])] == [receipt.unit for receipt in receipts]
+    other = recipe(tmp_path, {"format": "url-list", "kind": "pair"}, fetch={**fetch, "max_bytes": 5})
+    assert not {unit.id for unit in land_units(other, other.source[0])} & {receipt.unit for receipt in receipts}
+
+
+def test_sources_may_be_deleted_after_landing(tmp_path: Path) -> None:
+    write(tmp_path, {"a.jpg": JPEG, "a.txt": "x"})
+    made = recipe(tmp_path, FOLDER, {"format": "folder", "kind": "image", "name": "again"})
+    first = land(store_of(made), Inline(), made)
+    index = json.loads(store_of(made).read("landing/index.json"))
+    assert {name: entry["units"] for name, entry in index.items()} == {n: [r.unit for r in f] for n, f in first.items()}
+    shutil.rmtree(tmp_path / "data")
+    notes: list[str] = []
+    engine = Inline()
+    assert land(store_of(made), engine, made, note=notes.append) == first
+    assert engine.ran == []
+    assert notes == [
+        f"source {name}: nothing at data; its 1 landed units are used as they are" for name in ("s0", "again")
+    ]
+    assert json.loads(store_of(made).read("landing/index.json")) == index
+
+
+def test_a_source_that_is_gone_is_an_error_if_its_landing_is_not_whole_or_its_options_changed(tmp_path: Path) -> None:
+    write(tmp_path, {"a.jpg": JPEG, "a.txt": "x"})
+    made = recipe(tmp_path, FOLDER)
+    ((receipt,),) = land(store_of(made), Inline(), made).values()
+    shutil.rmtree(tmp_path / "data")
+    relicensed = recipe(tmp_path, {**FOLDER, "licence": "CC0"})
+    with pytest.raises(SourceError, match="nothing at"):
+        land(store_of(made), Inline(), relicensed)
+    store_of(made).remove(receipt.outputs["rows"].path)
+    with pytest.raises(SourceError, match="nothing at"):
+        land(store_of(made), Inline(), made)
+
+
+def test_only_what_is_new_lands(tmp_path: Path) -> None:
+    write(tmp_path, {"one/a.txt": "One.", "two/b.txt": "Two."})
+    text = {"format": "text", "kind": "text"}
+    made = recipe(tmp_path, {**text, "path": "data/one"}, {**text, "path": "data/two"})
+    before = land(store_of(made), Inline(), made)
+    write(tmp_path, {"two/b.txt": "Two, changed."})
+    engine = Inline()
+    done: list[tuple[str, int, int]] = []
+    after = land(store_of(made), engine, made, progress=lambda *call: done.append(call))
+    assert engine.ran == ["b.txt"]
+    assert done == [("land", 1, 2), ("land", 2, 2)]
+    assert before["s0"] == after["s0"]
+    assert rows(store_of(made), after["s1"])[0]["payload"] == b"Two, changed."
+
+
+def test_a_row_name_that_comes_twice_is_an_error_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Twice:
+        name, version = "folder", 1
+
+        def parts(self, config: SourceConfig, root: str) -> list[Part]:
+            return [Part("p", [], [])]
+
+        def rows(self, config: SourceConfig, part: Part) -> Iterator[Row]:
+            yield from (Row("a.jpg", payload=JPEG, captions=["x"]) for _ in range(2))
+
+    monkeypatch.setattr(land_module, "reader", lambda config: Twice())
+    write(tmp_path, {"a.jpg": JPEG})
+    made = recipe(tmp_path, FOLDER)
+    with pytest.raises(SourceError, match=r"source 's0', part p: row 'a\.jpg' comes more than once"):
+        land(store_of(made), Inline(), made)
+
+
+def test_a_source_without_rows_lands_as_an_empty_table(tmp_path: Path) -> None:
+    write(tmp_path, {"t.jsonl": "\n"})
+    made = recipe(tmp_path, {"format": "text", "kind": "text"})
+    receipts = land(store_of(made), Inline(), made)["s0"]
+    assert rows(store_of(made), receipts) == []
+    assert counts_of(receipts) == {"occurrences": 0, "bytes": 0}
+
+
+def test_large_payloads_are_chunked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(land_module, "_BATCH_BYTES", 100)
+    given = [{"source": "s", "row": str(n), "kind": "text", "record_id": bytes([n]), "payload": b"x" * 60, "bytes": 60,
+              "status": "ok"} for n in (3, 1, 2)]  # fmt: skip
+    table = landing_table(given)
+    assert table.column("row").to_pylist() == ["1", "2", "3"]
+    assert table.column("payload").num_chunks == 3
+    assert isinstance(table, pa.Table)
+
+
+def test_a_kill_between_output_and_receipt_leaves_a_state_that_can_be_finished(tmp_path: Path) -> None:
+    write(tmp_path, {"a.jpg": JPEG, "a.txt": "x"})
+    made = recipe(tmp_path, FOLDER)
+    script = """
+        import os, signal, sys
+        from imglish.ingest.land import LandTask, land_units
+        from imglish.recipe import make_recipe
+        from imglish.storage import Store
+        Store.put_as = lambda *_: os.kill(os.getpid(), signal.SIGKILL)     # the receipt is written by put_as
+        root = sys.argv[1]
+        source = {"name": "s0", "path": "data", "format": "folder", "kind": "pair"}
+        made = make_recipe({"name": "test", "root": root, "work": root + "/work", "source": [source]})
+        LandTask(made.work, made.fetch)(land_units(made, made.source[0])[0])
+    """
+    killed = subprocess.run([sys.executable, "-c", textwrap.dedent(script), str(tmp_path)], check=False)
+    assert killed.returncode == -9
+    left = list(store_of(made).files("landing"))
+    assert [Path(path).suffix for path in left] == [".parquet"]
+    ((receipt,),) = land(store_of(made), Inline(), made).values()
+    assert receipt.outputs["rows"].path in left
+    assert not [path for path in store_of(made).files() if ".tmp-" in path]
+
+
+def test_a_store_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
+    write(tmp_path, {"a.jpg": JPEG, "a.txt": "x"})
+    made = recipe(tmp_path, FOLDER)
+    (unit,) = land_units(made, made.source[0])
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match="free space or fix permissions"):
+        LandTask(str(tmp_path / "file"), made.fetch)(unit)
