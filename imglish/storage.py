@@ -160,7 +160,7 @@ class Store:
                 "free space or fix permissions and run the same command again, finished units are kept"
             ) from error
         finally:
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # never made, or out of reach; the error above says why
                 os.unlink(name)
 
     def _publish(self, temporary: str, target: str) -> None:
