@@ -20,6 +20,7 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
@@ -197,7 +198,7 @@ def _refusal(folder: str, url: str) -> str | None:
     if not os.path.realpath(url).startswith(f"{os.path.realpath(folder).rstrip('/')}/"):
         return "a link that leads out of the source's folder"
     try:
-        return None if stat.S_ISREG(os.stat(url).st_mode) else "not a plain file"
+        return None if stat.S_ISREG(Path(url).stat().st_mode) else "not a plain file"
     except OSError:
         return None  # reading it says what is wrong
 
