@@ -87,6 +87,7 @@ class _Try:
     until: float  # time.monotonic
     attempts: int = 0
     failure: FetchError | None = None
+    tagged: Answer | None = None  # an answer with X-Robots-Tag, which img2dataset would ask for again
     answer_url: str = ""
     content_type: str = ""
 
@@ -109,6 +110,8 @@ class _Session(Guard):
         state = self.tries.setdefault(url, _Try(time.monotonic() + self.deadline))
         if state.failure is not None and (not _may_pass(state.failure) or time.monotonic() >= state.until):
             raise state.failure
+        if state.tagged is not None:
+            return state.tagged
         state.attempts += 1
         try:
             answer = self.fetch(url, state.until)
@@ -116,6 +119,7 @@ class _Session(Guard):
             state.failure = error
             raise
         state.failure = None
+        state.tagged = answer if "X-Robots-Tag" in answer.headers else None
         state.answer_url, state.content_type = answer.url, answer.headers.get_content_type()
         return answer
 

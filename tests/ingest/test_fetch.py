@@ -83,9 +83,10 @@ def test_every_failure_has_its_word(web: Web) -> None:
 
 
 def test_only_failures_that_may_pass_are_tried_again(web: Web) -> None:
-    found = fetch_rows(wanted(web, "/missing", "/500", "/cut", "/endless"), config(web, retries=2))
-    assert [row.attempts for row in found] == [1, 3, 3, 1]
-    assert [web.requests[path] for path in ("/missing", "/500", "/cut", "/endless")] == [1, 3, 3, 1]
+    paths = ("/missing", "/500", "/cut", "/endless", "/noai")
+    found = fetch_rows(wanted(web, *paths), config(web, retries=2))
+    assert [row.attempts for row in found] == [1, 3, 3, 1, 1]
+    assert [web.requests[path] for path in paths] == [1, 3, 3, 1, 1]
 
 
 def test_a_retry_that_succeeds_is_a_success(web: Web) -> None:

@@ -70,6 +70,13 @@ def test_a_file_name_that_is_not_utf8_is_a_row_like_any_other(tmp_path: Path) ->
     assert printable(row.row) == row.row
 
 
+def test_a_pipe_is_not_waited_for_and_a_link_is_followed(tmp_path: Path) -> None:
+    write(tmp_path, {"a.jpg": JPEG})
+    os.mkfifo(tmp_path / "data/pipe.jpg")
+    (tmp_path / "data/link.jpg").symlink_to("a.jpg")
+    assert statuses(rows_of(source("folder", "image"), tmp_path)) == {"a.jpg": "ok", "link.jpg": "ok"}
+
+
 def test_a_path_may_be_a_file_a_folder_or_a_glob(tmp_path: Path) -> None:
     write(tmp_path, {"x/a.jpg": JPEG, "x/b.png": JPEG, "y/a.jpg": JPEG, "odd[1]/c.jpg": JPEG})
     found = {

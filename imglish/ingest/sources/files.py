@@ -99,7 +99,7 @@ def find_files(config: SourceConfig, root: str, suffixes: Sequence[str]) -> list
         raise SourceError(f"source {config.name!r}: cannot list {url}: {error}") from None
     if not found:
         raise SourceError(f"source {config.name!r}: nothing at {url}; check its path and the recipe's root")
-    files = [_file(fs, base, name, info) for name, info in found.items() if info["type"] != "directory"]
+    files = [_file(fs, base, name, info) for name, info in found.items() if _is_file(info)]
     wanted = [file for file in files if file.name.lower().endswith(tuple(suffixes)) and not _hidden(file.name)]
     if not wanted:
         raise SourceError(f"source {config.name!r}: no {', '.join(suffixes)} among {len(files)} files at {url}")
@@ -147,6 +147,11 @@ def _file(fs: fsspec.AbstractFileSystem, base: str, name: str, info: dict[str, A
     stamp = next((str(info[key]) for key in keys if info.get(key) is not None), "")
     url = name if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(name)
     return File(url, printable(relative), int(info["size"] or 0), stamp)
+
+
+def _is_file(info: dict[str, Any]) -> bool:
+    """A file or a link; a pipe or device would block whoever reads it."""
+    return info["type"] == "file" or bool(info.get("islink"))
 
 
 def _hidden(name: str) -> bool:
