@@ -7,14 +7,20 @@ usage, 75 preempted and saved. Rooms are imported inside the verbs, so that `--h
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from imglish.errors import ImglishError
 from imglish.progress import Reporter, reporter
 from imglish.recipe import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from imglish.engines.dask import DaskEngine
+    from imglish.pipeline import BuildResult
+    from imglish.trainer import RunResult
 
 app = typer.Typer(
     name="imglish",
@@ -55,10 +61,25 @@ def demo(
     The data comes from packages of the Debian and npm registries: emoji with captions in 30 languages, manual figures,
     food photographs (served from loopback and really fetched), and prose in many languages.
     """
-    from imglish.demo import run_demo
+    from imglish.demo import PreparedDemo, folder_recipe, prepare
+    from imglish.summary import build_summary, train_summary
 
     with reporter() as report:
-        typer.echo(run_demo(work, data, workers, report))
+        if data is None:
+            prepared = prepare(work, report.note)
+        else:
+            prepared = PreparedDemo(folder_recipe(data, work / "corpus", report.note), [], nullcontext())
+        recipe = prepared.recipe
+        with prepared.server:
+            built = build_recipe(recipe, workers, report)
+        corpus = Path(recipe.work)
+        faults = verify_manifest(corpus / "manifest.json", 2, report)
+        report.note(f"verify: {faults} faults")
+        pictures = draw(corpus / "manifest.json")
+        trained = train_recipe(recipe, None, None, report)
+    for line in (build_summary(built), train_summary(trained), *prepared.left_out, *map(str, pictures)):
+        typer.echo(line)
+    raise typer.Exit(1 if faults else 0)
 
 
 @app.command()
@@ -110,13 +131,9 @@ def verify(
     manifest: ManifestArgument, workers: Annotated[int, typer.Option(help="Shards checked at once.")] = 2
 ) -> None:
     """Check every byte of a corpus against its manifest; names shard, sample and field of every fault."""
-    from imglish.shards.verify import verify as check
-
     with reporter() as report:
-        faults = check(str(manifest), workers, report.progress)
-    for fault in faults:
-        typer.echo(str(fault))
-    typer.echo(f"{len(faults)} faults" if faults else "every byte is as the manifest says")
+        faults = verify_manifest(manifest, workers, report)
+    typer.echo(f"{faults} faults" if faults else "every byte is as the manifest says")
     raise typer.Exit(1 if faults else 0)
 
 
@@ -126,7 +143,7 @@ def audit(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML file; report.html beside it.")] = None,
 ) -> None:
     """Write a self-contained HTML report on a corpus, and audit.json with its numbers."""
-    from imglish.audit import report as write_report
+    from imglish.audit.report import report as write_report
 
     target = output or manifest.parent / "report.html"
     write_report(str(manifest), str(target))
@@ -140,7 +157,7 @@ def look(
     seed: Annotated[int, typer.Option(help="Another seed shows other samples.")] = 0,
 ) -> None:
     """Draw a contact sheet: images with captions, a view with its code grid, a view with its mask."""
-    from imglish.audit import contact_sheet
+    from imglish.audit.look import contact_sheet
 
     target = output or manifest.parent / "look.png"
     contact_sheet(str(manifest), str(target), seed=seed)
@@ -181,7 +198,7 @@ def gc(
         typer.echo(f"the build is unfinished ({pending}), so its tables were kept; build it and collect again")
 
 
-def build_recipe(recipe: Recipe, workers: int | None, report: Reporter) -> Any:
+def build_recipe(recipe: Recipe, workers: int | None, report: Reporter) -> BuildResult:
     """Build with the engine that the recipe names; warnings are shown."""
     from imglish.pipeline import Pipeline
 
@@ -192,15 +209,39 @@ def build_recipe(recipe: Recipe, workers: int | None, report: Reporter) -> Any:
     return result
 
 
-def train_recipe(recipe: Recipe, manifest: Path | None, output: Path | None, report: Reporter) -> Any:
-    """Train as the recipe says."""
+def verify_manifest(manifest: Path, workers: int, report: Reporter) -> int:
+    """Number of faults; each is shown."""
+    from imglish.shards.verify import verify as check
+
+    faults = check(str(manifest), workers, report.progress)
+    for fault in faults:
+        typer.echo(str(fault))
+    return len(faults)
+
+
+def draw(manifest: Path) -> list[Path]:
+    """Report and contact sheet beside a manifest; their paths."""
+    from imglish.audit.look import contact_sheet
+    from imglish.audit.report import report as write_report
+
+    targets = [manifest, manifest.parent / "report.html", manifest.parent / "look.png"]
+    write_report(str(manifest), str(targets[1]))
+    contact_sheet(str(manifest), str(targets[2]))
+    return targets
+
+
+def train_recipe(recipe: Recipe, manifest: Path | None, output: Path | None, report: Reporter) -> RunResult:
+    """Train as the recipe says, showing every few steps."""
     from imglish.trainer import train as run
+    from imglish.trainer import watch
 
     corpus = manifest or Path(recipe.work) / "manifest.json"
-    return run(str(corpus), recipe.train, recipe.seed, output or Path(recipe.work) / "run", report=report)
+    folder = output or Path(recipe.work) / "run"
+    with report.paused(), watch(recipe.train) as progress:
+        return run(corpus, recipe.train, recipe.seed, folder, progress=progress)
 
 
-def _engine(recipe: Recipe, workers: int | None) -> Any:
+def _engine(recipe: Recipe, workers: int | None) -> DaskEngine:
     from imglish.engines.dask import DaskEngine
 
     run = recipe.run

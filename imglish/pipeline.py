@@ -191,6 +191,8 @@ class Pipeline:
         receipt = run_map(self.store, TABLES, self.engine, fit.task, [fit.unit()], self.progress)[0]
         model = receipt.outputs["model"]
         found = {**receipt.notes, "path": model.path, "bytes": model.bytes}
+        if found.get("requested", 0) > found.get("pieces", 0):
+            self.note(f"text tokenizer: {found['requested']} pieces asked for, the corpus supports {found['pieces']}")
         if entry is None:
             write_lock(self.store, lock | {fit.key: found})
         elif entry["digest"] != found["digest"]:

@@ -44,6 +44,15 @@ class Reporter:
         """One line for people."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the terminal to another live display for a while."""
+        if self._bars is not None:
+            self._bars.stop()
+        yield
+        if self._bars is not None:
+            self._bars.start()
+
     def _line(self, stage: str, done: int, total: int) -> None:
         now = time.monotonic()
         if done == total or now - self._last.get(stage, 0.0) >= PLAIN_INTERVAL_SECONDS:

@@ -143,7 +143,7 @@ class TextTokenizerConfig(Section):
     """SentencePiece model; ids by facts section 5 (`<s> <pad> </s> <unk>` 0..3, pieces + 1, `<mask>` last)."""
 
     model: str | None = None
-    """An existing `.model`/`.spm` file, relative to the recipe; None trains one on the corpus."""
+    """An existing `.model`/`.spm` file, relative to the recipe's `root`; None trains one on the corpus."""
     vocabulary: int = Field(default=64_000, ge=64, le=65_000)
     """Pieces to train (paper: 64k)."""
     type: Literal["unigram", "bpe"] = "unigram"
