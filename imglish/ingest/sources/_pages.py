@@ -13,14 +13,13 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 from lxml import etree
 
-MAX_DEPTH = 1000
-"""Open elements at once; browsers stop at 512. It also bounds libxml2's search for the partner of an end tag."""
+MAX_DEPTH = 512
+"""Open elements at once, as in Blink. It also bounds libxml2's search for the partner of an end tag."""
 
 _ENCODINGS = frozenset(
     codecs.lookup(name).name
@@ -237,27 +236,32 @@ class _TextTarget(_Target):
             self.lines.append(text)
 
 
+@dataclass
 class _Scope:
     """An open figure; what its own elements do not say, the figure around it may."""
 
-    def __init__(self, parent: _Scope | None) -> None:
-        self.parent = parent
-        self.own: dict[str, str] = {}
+    parent: _Scope | None
+    said: dict[str, str] = field(default_factory=dict)
 
-    @cached_property
-    def said(self) -> dict[str, str]:
-        return {**(self.parent.said if self.parent else {}), **self.own}
+    def inherit(self) -> None:
+        """Take over what the parent says; parents first."""
+        if self.parent is not None:
+            self.said = {**self.parent.said, **self.said}
 
 
 class _ImageTarget(_Target):
     def __init__(self) -> None:
         super().__init__()
         self.found: list[tuple[str, str, _Scope]] = []
-        self.scopes: list[tuple[int, _Scope]] = [(0, _Scope(None))]
+        self.scopes = [_Scope(None)]  # all, in document order
+        self.open = [(0, self.scopes[0])]  # depth and scope of the figures around the next element
         self.saying: tuple[int, str] | None = None  # depth and name of the open title or caption
         self.words: list[str] = []
+        self.in_code = False  # inside <script> or <style>, which hold no elements
 
     def images(self) -> list[PageImage]:
+        for scope in self.scopes:
+            scope.inherit()
         made = []
         for number, (src, alt, scope) in enumerate(self.found, 1):
             title = _NUMBERING.sub("", scope.said.get("title", ""))
@@ -265,26 +269,29 @@ class _ImageTarget(_Target):
         return made
 
     def opened(self, tag: str, attributes: Mapping[str, str], classes: frozenset[str]) -> None:
+        self.in_code = tag in ("script", "style")
         if tag == "img":
-            self.found.append((attributes.get("src", ""), fold(attributes.get("alt", "")), self.scopes[-1][1]))
+            self.found.append((attributes.get("src", ""), fold(attributes.get("alt", "")), self.open[-1][1]))
         elif tag == "figure" or not classes.isdisjoint(_FIGURES):
-            self.scopes.append((self.depth, _Scope(self.scopes[-1][1])))
-        elif self.saying is None and len(self.scopes) > 1:
+            self.scopes.append(_Scope(self.open[-1][1]))
+            self.open.append((self.depth, self.scopes[-1]))
+        elif self.saying is None and len(self.open) > 1:
             if tag == "figcaption" or "caption" in classes:
                 self.saying = (self.depth, "figcaption")
             elif "title" in classes:
                 self.saying = (self.depth, "title")
 
     def closed(self, tag: str) -> None:
+        self.in_code = False
         if self.saying is not None and self.saying[0] == self.depth:
             said = fold("".join(self.words))
             self.words.clear()
             if said:
-                self.scopes[-1][1].own.setdefault(self.saying[1], said)
+                self.open[-1][1].said.setdefault(self.saying[1], said)
             self.saying = None
-        if len(self.scopes) > 1 and self.scopes[-1][0] == self.depth:
-            self.scopes.pop()
+        if len(self.open) > 1 and self.open[-1][0] == self.depth:
+            self.open.pop()
 
     def data(self, text: str) -> None:
-        if self.saying is not None:
+        if self.saying is not None and not self.in_code:
             self.words.append(text)
