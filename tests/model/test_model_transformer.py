@@ -1,0 +1,181 @@
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from imglish.errors import ModelError
+from imglish.model import MultiwayTransformer, create, normalise
+from tests.model import plain_reference as plain
+
+SIZES = {"layers": 3, "width": 24, "ffn": 40, "heads": 3, "fused_layers": 1, "patch": 4}
+
+
+def small(**changes: object) -> MultiwayTransformer:
+    """A model of 3 layers on 8 x 8 pixels whose parameters, biases too, are far from their first values."""
+    model = create("tiny", vocabulary=50, codes=16, image_size=8, max_text=12, **{**SIZES, **changes})
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def batch() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    return {
+        "pixels": torch.rand(2, 3, 8, 8, generator=generator) * 2 - 1,
+        "image_mask": torch.tensor([[True, False, False, True], [False, True, False, False]]),
+        "ids": torch.tensor([[0, 7, 8, 9, 2], [0, 10, 2, 1, 1]]),
+        "padding_mask": torch.tensor([[False] * 5, [False, False, False, True, True]]),
+        "text_mask": torch.tensor([[False, True, False, True, False], [False, True, False, False, False]]),
+    }
+
+
+def reference(model: MultiwayTransformer, row: int, image: bool, text: bool, masks: bool) -> np.ndarray:
+    weights = {name: value.detach().double().numpy() for name, value in model.state_dict().items()}
+    values = {name: value[row].numpy() for name, value in batch().items()}
+    image_mask, text_mask = (values[name] & masks for name in ("image_mask", "text_mask"))
+    images = plain.image_tokens(values["pixels"].astype(float), list(image_mask), 4, weights) if image else []
+    texts = plain.text_tokens(list(values["ids"]), list(text_mask), model.config.mask_id, weights) if text else []
+    visible = [True] * len(images) + [not pad for pad in values["padding_mask"]][: len(texts)]
+    return plain.run(images, texts, visible, asdict(model.config), weights)
+
+
+@pytest.mark.parametrize("masks", [False, True])
+@pytest.mark.parametrize("kind", ["image", "text", "pair"])
+def test_features_equal_those_of_a_plain_reference(kind: str, masks: bool) -> None:
+    model, given = small(), batch()
+    image_mask, text_mask = (given[name] if masks else None for name in ("image_mask", "text_mask"))
+    if kind == "image":
+        features = model.encode_image(given["pixels"], image_mask)
+    elif kind == "text":
+        features = model.encode_text(given["ids"], given["padding_mask"], text_mask)
+    else:
+        features = model.encode_pair(given["pixels"], given["ids"], given["padding_mask"], image_mask, text_mask)
+    for row in range(2):
+        expected = reference(model, row, kind != "text", kind != "image", masks)
+        real = [True] * (5 if kind != "text" else 0) + [not pad for pad in given["padding_mask"][row].tolist()]
+        seen = features[row].detach().numpy()
+        kept = np.array(real[: len(seen)])
+        assert np.abs(seen - expected)[kept].max() < 2e-5
+
+
+def test_shapes_are_those_of_the_public_interface() -> None:
+    model, given = small(), batch()
+    assert model.encode_image(given["pixels"]).shape == (2, 1 + 4, 24)
+    assert model.encode_text(given["ids"], given["padding_mask"]).shape == (2, 5, 24)
+    assert model.encode_pair(given["pixels"], given["ids"], given["padding_mask"]).shape == (2, 1 + 4 + 5, 24)
+
+
+def gradients(model: MultiwayTransformer, features: Tensor) -> set[str]:
+    """Names of parameters that a loss on features reaches."""
+    model.zero_grad()
+    features.square().sum().backward()
+    return {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+
+
+def test_an_image_alone_uses_no_weight_of_text_or_pairs() -> None:
+    model, given = small(), batch()
+    reached = gradients(model, model.encode_image(given["pixels"], given["image_mask"]))
+    assert not [name for name in reached if ".text." in name or ".pair." in name or name.startswith("text_embedding")]
+    assert "layers.2.image.fc1.weight" in reached
+
+
+def test_a_text_alone_uses_no_weight_of_images_or_pairs() -> None:
+    model, given = small(), batch()
+    reached = gradients(model, model.encode_text(given["ids"], given["padding_mask"], given["text_mask"]))
+    assert not [name for name in reached if ".image." in name or ".pair." in name or name.startswith("image_embedding")]
+    assert "layers.2.text.fc1.weight" in reached
+
+
+def test_a_pair_uses_both_ways_below_and_only_its_own_in_the_fused_layers() -> None:
+    model, given = small(), batch()
+    reached = gradients(model, model.encode_pair(given["pixels"], given["ids"], given["padding_mask"]))
+    assert {"layers.0.image.fc1.weight", "layers.0.text.fc1.weight", "layers.2.pair.fc1.weight"} <= reached
+    assert not [name for name in reached if name.startswith(("layers.2.image", "layers.2.text"))]
+
+
+def test_the_text_of_a_pair_reaches_its_image_only_through_attention() -> None:
+    model, given = small(), batch()
+    other = given["ids"].clone()
+    other[:, 1] = 20
+
+    def image_part(ids: Tensor) -> Tensor:
+        return model.encode_pair(given["pixels"], ids, given["padding_mask"])[:, :5].detach()
+
+    assert (image_part(given["ids"]) - image_part(other)).abs().max() > 1e-4
+    with torch.no_grad():
+        for layer in model.layers:
+            layer.attention.out.weight.zero_()
+    assert torch.equal(image_part(given["ids"]), image_part(other))
+
+
+def test_padding_changes_no_feature_of_a_real_token() -> None:
+    model, given = small(), batch()
+    short = model.encode_text(given["ids"][1:, :3])
+    padded = model.encode_text(given["ids"], given["padding_mask"])[1:, :3]
+    assert (short - padded).abs().max() < 1e-5
+
+
+def test_masked_contents_cannot_be_seen() -> None:
+    model, given = small(), batch()
+    pixels, ids = given["pixels"].clone(), given["ids"].clone()
+    pixels[0, :, :4, :4] = 0.123
+    ids[0, 1] = 33
+    masks = (given["padding_mask"], given["image_mask"], given["text_mask"])
+    before = model.encode_pair(given["pixels"], given["ids"], *masks)
+    assert torch.equal(before, model.encode_pair(pixels, ids, *masks))
+
+
+def test_heads_at_masked_positions_equal_whole_heads_there() -> None:
+    model, given = small(), batch()
+    features = model.encode_pair(*(given[n] for n in ("pixels", "ids", "padding_mask", "image_mask", "text_mask")))
+    codes, words = model.mim_head(features[:, 1:5]), model.mlm_head(features[:, 5:])
+    torch.testing.assert_close(model.code_logits(features, given["image_mask"]), codes[given["image_mask"]])
+    torch.testing.assert_close(model.word_logits(features, given["text_mask"]), words[given["text_mask"]])
+
+
+def test_a_dropped_branch_leaves_its_row_alone_and_a_kept_one_is_scaled() -> None:
+    model, given = small(layers=1, fused_layers=0), batch()
+    keep = torch.ones(1, 2, 2)
+    whole = model.encode_image(given["pixels"])
+    torch.testing.assert_close(model.encode_image(given["pixels"], keep=keep), whole)
+    keep[0, :, 0] = 0
+    dropped = model.encode_image(given["pixels"], keep=keep)
+    torch.testing.assert_close(dropped[0], model.norm(model.image_embedding(given["pixels"], None))[0])
+    torch.testing.assert_close(dropped[1], whole[1])
+
+
+def test_bf16_on_a_cpu_is_near_fp32_with_and_without_padding() -> None:
+    model, given = small(), batch()
+    for padding in (None, given["padding_mask"]):
+        exact = model.encode_text(given["ids"], padding)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = model.encode_text(given["ids"], padding)
+        real = ~given["padding_mask"] if padding is not None else torch.ones(2, 5, dtype=torch.bool)
+        assert (rough.float() - exact)[real].abs().mean() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda m, g: m.encode_image(g["pixels"][:, :, :4]), r"pixels are \[2, 3, 4, 8\]"),
+        (lambda m, g: m.encode_image(g["pixels"], g["text_mask"]), r"image_mask is \[2, 5\]"),
+        (lambda m, g: m.encode_text(g["ids"].repeat(1, 3)), r"T up to 12"),
+        (lambda m, g: m.encode_text(g["ids"], g["image_mask"]), r"padding_mask is \[2, 4\]"),
+        (lambda m, g: m.encode_pair(g["pixels"], g["ids"][:1]), "2 images but 1 texts"),
+        (lambda m, g: normalise(g["pixels"]), "uint8"),
+    ],
+)
+def test_wrong_shapes_are_named(call: object, words: str) -> None:
+    with pytest.raises(ModelError, match=words):
+        call(small(), batch())  # type: ignore[operator]
+
+
+def test_normalise_maps_bytes_to_plus_and_minus_one_with_channels_first() -> None:
+    images = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
+    images[0, 0, 1] = torch.tensor([255, 51, 204])
+    assert normalise(images)[0, :, 0, 1].tolist() == pytest.approx([1.0, -0.6, 0.6])
+    assert normalise(images)[0, 0].tolist() == [[-1.0, 1.0], [-1.0, -1.0]]
