@@ -1,0 +1,246 @@
+"""Look: one PNG of what a corpus holds: samples with captions, and one view with its codes and with its mask.
+
+    contact_sheet("corpus/manifest.json", "corpus/look.png", seed=0, count=12)
+
+The samples are `choice.choose` of the seed, so another seed shows others. The text is set in DejaVu Sans, which
+matplotlib brings: a pair is shown with its first caption, or, when the font lacks letters of that one, with the first
+that it can write, and says which one of how many it is.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from imglish.audit.choice import Chosen, choose
+from imglish.audit.common import clean, number, require, write_file
+from imglish.audit.tables import Tables
+from imglish.errors import ImglishError
+from imglish.seeds import stream
+from imglish.shards import ImageSample, PairSample, open_corpus, render
+from imglish.shards.images import decode_jpeg
+from imglish.shards.manifest import VisualTokenizer
+from imglish.shards.masks import Masks, block_masks
+
+COLUMNS = 4
+_WIDTH, _EDGE, _GAP, _PAD = 1240, 40, 20, 12
+_CARD = (_WIDTH - 2 * _EDGE - (COLUMNS - 1) * _GAP) // COLUMNS
+_PICTURE = 190  # height of a card's picture
+_CARD_HEIGHT = _PICTURE + 118
+_PANEL = (_WIDTH - 2 * _EDGE - 2 * _GAP) // 3
+_PAPER, _WHITE, _INK, _MUTED, _LINE = "#f6f7f8", "#ffffff", "#1b1f24", "#59626d", "#d9dde2"
+_BOX, _MASK = "#e0582b", (88, 96, 108)
+_GOLDEN_RATIO = 0.618033988749895
+"""Hues of neighbouring codes lie this far apart, so that they differ."""
+_NUMBER_CELL = 24  # pixels; a smaller patch has no room for its code
+
+
+@dataclass(frozen=True)
+class _Shown:
+    chosen: Chosen
+    sample: PairSample | ImageSample
+
+
+def contact_sheet(manifest_path: str, output_png: str, seed: int = 0, count: int = 12) -> list[Chosen]:
+    """Write the PNG and return the samples that it shows.
+
+    The last row is the sample with the lowest rank (a pair if there is one): its stored image with the box of view 0,
+    that view with the code of every patch, and with one block-wise mask of the default share. ImglishError when the
+    corpus has no image or matplotlib is not installed; ManifestError and ShardError as for the report.
+    """
+    tables = Tables(str(manifest_path))
+    chosen = choose(tables, seed, count)
+    if not chosen:
+        raise ImglishError(f"{manifest_path}: the corpus has no pair and no image to look at")
+    corpus = open_corpus(str(manifest_path))
+    shown = [_Shown(one, one.read(corpus)) for one in chosen]
+    manifest = tables.manifest
+    sheet = _Sheet(f"{manifest.name}@{manifest.version}", f"{manifest.digest[:16]} · seed {seed}", len(shown))
+    for place, one in enumerate(shown):
+        sheet.card(place, one)
+    sheet.detail(
+        min(shown, key=lambda one: (one.chosen.kind != "pair", one.chosen.rank)), manifest.tokenizers.visual, seed
+    )
+    write_file(str(output_png), sheet.png())
+    return chosen
+
+
+class _Font:
+    """DejaVu Sans in the sizes asked for, and which characters it has."""
+
+    @cached_property
+    def folder(self) -> Path:
+        return Path(require("matplotlib").get_data_path(), "fonts", "ttf")
+
+    def __call__(self, points: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+        return ImageFont.truetype(str(self.folder / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")), points)
+
+    @cached_property
+    def characters(self) -> frozenset[int]:
+        with require("fontTools.ttLib").TTFont(self.folder / "DejaVuSans.ttf") as font:
+            return frozenset(font.getBestCmap())
+
+    def covers(self, text: str) -> bool:
+        return all(ord(character) in self.characters for character in text)
+
+
+class _Sheet:
+    """The picture while it is drawn."""
+
+    def __init__(self, title: str, subtitle: str, cards: int) -> None:
+        self.font = _Font()
+        rows = -(-cards // COLUMNS)
+        self.top = _EDGE + 76
+        self.bottom = self.top + rows * (_CARD_HEIGHT + _GAP)
+        self.image = Image.new("RGB", (_WIDTH, self.bottom + _PANEL + 210), _PAPER)
+        self.draw = ImageDraw.Draw(self.image)
+        self._text((_EDGE, _EDGE - 6), clean(title, 60), self.font(30, bold=True), _INK)
+        note = f"{subtitle} · {cards} samples, evenly over the sources; captions are the first that the font can write"
+        self._text((_EDGE, _EDGE + 38), note, self.font(14), _MUTED)
+
+    def card(self, place: int, one: _Shown) -> None:
+        """One sample: picture, caption, where it is from."""
+        x = _EDGE + place % COLUMNS * (_CARD + _GAP)
+        y = self.top + place // COLUMNS * (_CARD_HEIGHT + _GAP)
+        self.draw.rounded_rectangle((x, y, x + _CARD, y + _CARD_HEIGHT), 8, _WHITE, _LINE)
+        picture = Image.fromarray(decode_jpeg(one.sample.jpeg))
+        picture.thumbnail((_CARD - 2 * _PAD, _PICTURE - _PAD), Image.Resampling.LANCZOS)
+        left, top = x + (_CARD - picture.width) // 2, y + _PAD + (_PICTURE - _PAD - picture.height) // 2
+        self.image.paste(picture, (left, top))
+        caption, which = self._caption(one.sample)
+        lines = self._wrap(caption, self.font(14), _CARD - 2 * _PAD, 3)
+        for line, text in enumerate(lines):
+            self._text((x + _PAD, y + _PICTURE + 10 + 19 * line), text, self.font(14), _INK)
+        origin = f"{one.chosen.kind} · {clean(one.chosen.source, 18)} · {one.chosen.key[:8]}"
+        self._text((x + _PAD, y + _CARD_HEIGHT - 40), which, self.font(11), _MUTED)
+        self._text((x + _PAD, y + _CARD_HEIGHT - 23), origin, self.font(11), _MUTED)
+
+    def detail(self, one: _Shown, visual: VisualTokenizer, seed: int) -> None:
+        """Stored image with the box of view 0, that view's codes, one mask."""
+        view, codes = one.sample.views[0], one.sample.codes[0]
+        pixels = decode_jpeg(one.sample.jpeg)
+        rendered = Image.fromarray(render(pixels, view, visual.size))
+        rank = stream(seed, "look", "mask").keys([one.chosen.rank])
+        wanted = Masks().patches(visual.grid)
+        mask = block_masks(rank, visual.grid, wanted)[0]
+        width, height, flip = (int(value) for value in view[2:])
+        seen = f"{width} x {height} of {pixels.shape[1]} x {pixels.shape[0]} pixels"
+        panels = [
+            ("Stored image and view 0", f"{seen}{', mirrored' if flip else ''}", self._boxed(pixels, view)),
+            (
+                "Codes of the view",
+                f"{len(codes)} patches, {len(set(codes.tolist()))} different codes of {number(visual.codes)}",
+                self._coded(rendered, codes.reshape(visual.grid)),
+            ),
+            (
+                "A mask of the view",
+                f"{wanted} of {len(mask)} patches, block-wise",
+                self._masked(rendered, mask.reshape(visual.grid)),
+            ),
+        ]
+        self._text((_EDGE, self.bottom + 14), "What the model sees", self.font(20, bold=True), _INK)
+        caption, _ = self._caption(one.sample)
+        origin = f"{one.chosen.kind} · {clean(one.chosen.source, 30)} · {one.chosen.key}"
+        self._text((_EDGE, self.bottom + 44), origin, self.font(13), _MUTED)
+        for line, text in enumerate(self._wrap(caption, self.font(15), _WIDTH - 2 * _EDGE, 2)):
+            self._text((_EDGE, self.bottom + 66 + 20 * line), text, self.font(15), _INK)
+        for place, (title, said, picture) in enumerate(panels):
+            left, top = _EDGE + place * (_PANEL + _GAP), self.bottom + 118
+            self.image.paste(picture, (left, top))
+            self._text((left, top + _PANEL + 10), title, self.font(14, bold=True), _INK)
+            self._text((left, top + _PANEL + 32), said, self.font(13), _MUTED)
+
+    def png(self) -> bytes:
+        file = io.BytesIO()
+        self.image.save(file, "PNG", optimize=True)
+        return file.getvalue()
+
+    def _caption(self, sample: PairSample | ImageSample) -> tuple[str, str]:
+        """The caption to show and which one it is."""
+        if isinstance(sample, ImageSample):
+            return "", "no caption"
+        shown = [clean(caption, 400) for caption in sample.captions]
+        place = next((n for n, caption in enumerate(shown) if self.font.covers(caption)), 0)
+        return shown[place], f"caption {place + 1} of {len(shown)}"
+
+    def _boxed(self, pixels: NDArray[np.uint8], view: NDArray[np.uint16]) -> Image.Image:
+        panel = Image.new("RGB", (_PANEL, _PANEL), _WHITE)
+        scale = min(_PANEL / pixels.shape[1], _PANEL / pixels.shape[0])
+        size = (max(1, int(pixels.shape[1] * scale)), max(1, int(pixels.shape[0] * scale)))
+        left, top = (_PANEL - size[0]) // 2, (_PANEL - size[1]) // 2
+        panel.paste(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC), (left, top))
+        x, y, width, height = (int(value) * scale for value in view[:4])
+        box = (left + x, top + y, left + x + width - 1, top + y + height - 1)
+        ImageDraw.Draw(panel).rectangle(box, outline=_BOX, width=3)
+        return panel
+
+    def _coded(self, rendered: Image.Image, codes: NDArray[np.uint16]) -> Image.Image:
+        """Every patch tinted by its code, and the code's number where there is room."""
+        panel = _enlarge(rendered)
+        draw = ImageDraw.Draw(panel, "RGBA")
+        font = self.font(9)
+        for (row, column), code in np.ndenumerate(codes):
+            box = _cell(codes.shape, row, column)
+            red, green, blue = (
+                int(255 * part) for part in colorsys.hsv_to_rgb(int(code) * _GOLDEN_RATIO % 1, 0.75, 0.9)
+            )
+            draw.rectangle(box, (red, green, blue, 120), (255, 255, 255, 120))
+            if min(box[2] - box[0], box[3] - box[1]) >= _NUMBER_CELL - 1:
+                middle = ((box[0] + box[2] + 1) / 2, (box[1] + box[3] + 1) / 2)
+                draw.text(middle, str(code), "#000000", font, anchor="mm", stroke_width=1, stroke_fill="#ffffffb0")
+        return panel
+
+    def _masked(self, rendered: Image.Image, mask: NDArray[np.bool_]) -> Image.Image:
+        panel = _enlarge(rendered)
+        draw = ImageDraw.Draw(panel, "RGBA")
+        for (row, column), hidden in np.ndenumerate(mask):
+            fill = (*_MASK, 245) if hidden else None
+            draw.rectangle(_cell(mask.shape, row, column), fill, (255, 255, 255, 90))
+        return panel
+
+    def _wrap(self, text: str, font: ImageFont.FreeTypeFont, width: int, most: int) -> list[str]:
+        """At most `most` lines that fit; the last one ends in … when something is left out."""
+        lines: list[str] = []
+        rest = text
+        while rest and len(lines) < most:
+            line = _fitting(rest, font, width)
+            rest = rest[len(line) :].lstrip()
+            lines.append(line.rstrip())
+        if rest and lines:
+            lines[-1] = _fitting(lines[-1], font, width - int(font.getlength("…"))).rstrip() + "…"
+        return lines
+
+    def _text(self, place: tuple[int, int], text: str, font: ImageFont.FreeTypeFont, colour: str) -> None:
+        self.draw.text(place, text, colour, font)
+
+
+def _fitting(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """The longest beginning that fits, cut at a space where there is one; at least one character."""
+    low, high = 1, len(text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if font.getlength(text[:middle]) <= width else (low, middle - 1)
+    if low == len(text):
+        return text
+    space = text.rfind(" ", 0, low + 1)
+    return text[:space] if space > 0 else text[:low]
+
+
+def _enlarge(rendered: Image.Image) -> Image.Image:
+    return rendered.resize((_PANEL, _PANEL), Image.Resampling.BICUBIC)
+
+
+def _cell(grid: Sequence[Any], row: int, column: int) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom pixel of a patch on a panel."""
+    top, bottom = row * _PANEL // grid[0], (row + 1) * _PANEL // grid[0] - 1
+    left, right = column * _PANEL // grid[1], (column + 1) * _PANEL // grid[1] - 1
+    return left, top, right, bottom
