@@ -1,0 +1,75 @@
+"""Digests depend on content and on nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imglish.digests import canonical_json, json_digest, record_id, sort_rows, table_digest
+
+ROWS = st.lists(
+    st.tuples(st.integers(0, 2**40), st.none() | st.text(max_size=5), st.none() | st.binary(max_size=5), st.booleans()),
+    unique_by=lambda row: row[0],
+    max_size=12,
+)
+
+
+def as_table(rows: list[tuple[object, ...]]) -> pa.Table:
+    fields = [("key", pa.int64()), ("text", pa.string()), ("data", pa.binary()), ("flag", pa.bool_())]
+    columns = list(zip(*rows, strict=True)) if rows else [()] * 4
+    return pa.table(
+        [pa.array(column, kind) for column, (_, kind) in zip(columns, fields, strict=True)],
+        names=[n for n, _ in fields],
+    )
+
+
+def test_a_record_id_is_blake2b_128_of_content_kind_and_bytes() -> None:
+    assert record_id("image", b"x") == hashlib.blake2b(b"image\0x", digest_size=16).digest()
+    assert record_id("image", b"x") != record_id("text", b"x")
+    with pytest.raises(ValueError, match="'pair'"):
+        record_id("pair", b"x")
+
+
+def test_canonical_json_is_one_spelling() -> None:
+    assert canonical_json({"b": 1.0, "a": ["é", None]}) == '{"a":["é",null],"b":1}'.encode()
+    assert json_digest({"a": 1, "b": 2}) == json_digest({"b": 2, "a": 1})
+
+
+@given(ROWS, st.randoms(use_true_random=False))
+def test_a_table_digest_ignores_row_order_and_chunks(rows: list[tuple[object, ...]], rng: random.Random) -> None:
+    shuffled = rows[:]
+    rng.shuffle(shuffled)
+    cut = rng.randint(0, len(rows))
+    chunked = pa.concat_tables([as_table(shuffled[:cut]), as_table(shuffled[cut:])])
+    assert table_digest(chunked, ["key"]) == table_digest(as_table(rows), ["key"])
+
+
+@given(ROWS.filter(bool), st.data())
+def test_a_table_digest_sees_every_changed_cell(rows: list[tuple[object, ...]], data: st.DataObject) -> None:
+    row = data.draw(st.integers(0, len(rows) - 1))
+    column = data.draw(st.integers(0, 3))
+    key, text, blob, flag = rows[row]
+    changed = [(2**41, text, blob, flag), (key, f"{text}x", blob, flag), (key, text, b"x" + (blob or b""), flag)]
+    other = [*rows[:row], [*changed, (key, text, blob, not flag)][column], *rows[row + 1 :]]
+    assert table_digest(as_table(other), ["key"]) != table_digest(as_table(rows), ["key"])
+
+
+def test_a_null_differs_from_an_empty_value() -> None:
+    null, empty = pa.table({"key": [1], "text": pa.array([None], pa.string())}), pa.table({"key": [1], "text": [""]})
+    assert table_digest(null, ["key"]) != table_digest(empty, ["key"])
+
+
+def test_large_and_small_string_types_have_one_digest() -> None:
+    small = pa.table({"text": pa.array(["a", "bc"], pa.string())})
+    large = pa.table({"text": pa.array(["a", "bc"], pa.large_string())})
+    assert table_digest(small, ["text"]) == table_digest(large, ["text"])
+
+
+def test_rows_are_sorted_by_bytes_not_by_locale() -> None:
+    rows = sort_rows(pa.table({"text": ["b", "Z", "ä", "a"]}), ["text"])
+    assert rows["text"].to_pylist() == ["Z", "a", "b", "ä"]
