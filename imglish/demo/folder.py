@@ -189,7 +189,7 @@ def _text_sources(found: _Found, report: Report) -> list[SourceConfig]:
         elif free is not None:
             globs[f"{glob.escape(str(free))}/**/*{path.suffix}"] = None
         elif path.parent not in beside:
-            globs[f"{glob.escape(str(path.parent))}/*{path.suffix}"] = None
+            globs[str(PurePosixPath(glob.escape(str(path.parent)), f"*{path.suffix}"))] = None
         else:
             report(f"{path} is not used: beside captions it may be one; move documents to a folder of their own")
             continue
