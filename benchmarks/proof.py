@@ -1,0 +1,280 @@
+"""The long matrices: one claim a function, one result a file, resumable.
+
+    make proof                          # every claim that has no result for this source
+    make proof CLAIMS="sigkill-build"   # these, again
+
+A claim gets the folder of the demo (made by `make demo`; built here when it is missing), does what it says with the
+real commands in processes of their own, and returns numbers; an assertion that fails is written down as a failure.
+Results are `benchmarks/results/proof/<claim>.json`, with command, date, machine and versions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from imglish.progress import Reporter, reporter
+from imglish.trainer.metrics import TIMED, read_metrics
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "proof"
+DEMO = ROOT / "demo"
+WORK = ROOT / "proof"
+RECIPE = "recipes/demo.toml"
+IMGLISH = [sys.executable, "-m", "imglish"]
+
+Numbers = dict[str, Any]
+Claim = Callable[[], Numbers]
+
+
+def second_build() -> Numbers:
+    """`imglish build` again: nothing is rebuilt, within 10 seconds, same manifest digest."""
+    before = _state(DEMO / "corpus")
+    seconds = _build(DEMO / "corpus")
+    assert _state(DEMO / "corpus") == before, "a second build changed files"
+    assert seconds < 10, f"a second build took {seconds:.1f} s"
+    return {"seconds": seconds, "digest": _digest(DEMO / "corpus"), "files": len(before)}
+
+
+def rebuild() -> Numbers:
+    """Delete everything but landing and the lock; rebuild with 1 and with 2 workers: same manifest, same shards."""
+    numbers: Numbers = {"digest": _digest(DEMO / "corpus")}
+    expected = _products(DEMO / "corpus")
+    for workers in (1, 2):
+        work = _landing_only(f"rebuild-{workers}")
+        numbers[f"seconds_{workers}_workers"] = _build(work, "--workers", str(workers))
+        assert _products(work) == expected, f"{workers} workers gave other bytes"
+        shutil.rmtree(work)
+    return numbers | {"shards": len(expected) // 2}
+
+
+def sigkill_build() -> Numbers:
+    """Kill the build with SIGKILL three times at random moments and finish it: same digests, no orphans after gc."""
+    work = _landing_only("sigkill")
+    rng = random.Random(0)
+    killed = []
+    for _ in range(3):
+        child = subprocess.Popen(
+            _command("build", work), cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        moment = rng.uniform(5, 60)
+        try:
+            child.wait(timeout=moment)
+        except subprocess.TimeoutExpired:
+            os.kill(child.pid, signal.SIGKILL)
+            child.wait()
+            killed.append(round(moment, 1))
+    seconds = _build(work)
+    assert _products(work) == _products(DEMO / "corpus"), "a killed build ended with other bytes"
+    _run(_command("gc", work))
+    left = [
+        str(path) for path in work.rglob("*") if ".tmp-" in path.name or (path.is_file() and "scratch" in path.parts)
+    ]
+    assert not left, left
+    again = subprocess.run(_command("gc", work), cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert again.startswith("removed 0 files"), again
+    shutil.rmtree(work)
+    return {"killed_after_seconds": killed, "last_build_seconds": seconds, "digest": _digest(DEMO / "corpus")}
+
+
+def train_resume() -> Numbers:
+    """40 steps, against 20 steps + SIGKILL + resume to 40: identical losses, bit for bit."""
+    whole, cut = WORK / "train-whole", WORK / "train-cut"
+    for folder in (whole, cut):
+        shutil.rmtree(folder, ignore_errors=True)
+    options = ["train.steps=40", "train.checkpoint_every=20", "train.max_minutes=60", "train.warmup=10"]
+    began = time.perf_counter()
+    _run([*_command("train", DEMO / "corpus"), *options, "-o", str(whole)])
+    seconds = time.perf_counter() - began
+    child = subprocess.Popen([*_command("train", DEMO / "corpus"), *options, "-o", str(cut)], cwd=ROOT)
+    while len(_records(cut)) < 20 + 5 and child.poll() is None:
+        time.sleep(0.05)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    reached = len(_records(cut))
+    _run([*_command("train", DEMO / "corpus"), *options, "-o", str(cut)])
+    first, second = _records(whole), _records(cut)
+    assert sorted(first) == sorted(second) == list(range(1, 41))
+    assert first == second, "losses differ"
+    loss = first[40]["loss_nats"]
+    return {"killed_after_step": reached, "seconds_40_steps": round(seconds, 1), "loss_step_40_nats": loss}
+
+
+def webdataset_reads() -> Numbers:
+    """Unmodified webdataset reads every sample member of every tar."""
+    import tarfile
+
+    import webdataset
+
+    members, samples = 0, 0
+    for shard in sorted((DEMO / "corpus" / "shards").glob("*.tar")):
+        with tarfile.open(shard) as tar:
+            expected = {info.name: tar.extractfile(info).read() for info in tar if info.name != "__meta__/index"}  # type: ignore[union-attr]
+        seen: dict[str, bytes] = {}
+        for sample in webdataset.WebDataset(str(shard), shardshuffle=False):
+            fields = {name: value for name, value in sample.items() if not name.startswith("__")}
+            seen |= {f"{sample['__key__']}.{name}": value for name, value in fields.items()}
+            samples += 1
+        assert seen == expected, f"{shard.name}: {len(seen)} members seen, {len(expected)} in the tar"
+        members += len(seen)
+    return {"webdataset": importlib.metadata.version("webdataset"), "members": members, "groups": samples}
+
+
+def fresh_clone() -> Numbers:
+    """A fresh clone in an empty folder: `make demo` in 15 minutes, `make test` in 10, both green."""
+    clone = WORK / "clone"
+    shutil.rmtree(clone, ignore_errors=True)
+    _run(["git", "clone", "--quiet", str(ROOT), str(clone)])
+    numbers: Numbers = {}
+    for target, minutes in (("demo", 15), ("test", 10)):
+        log = WORK / f"fresh-clone-{target}.log"
+        began = time.perf_counter()
+        with log.open("w") as file:
+            ran = subprocess.run(["make", target], cwd=clone, stdout=file, stderr=subprocess.STDOUT)
+        seconds = time.perf_counter() - began
+        numbers[f"make_{target}_seconds"] = round(seconds)
+        assert ran.returncode == 0, f"make {target} failed; see {log}"
+        assert seconds <= 60 * minutes, f"make {target} took {seconds:.0f} s"
+        shutil.copy(log, RESULTS.parent / f"make-{target}.txt")
+    shutil.rmtree(clone)
+    return numbers
+
+
+CLAIMS: dict[str, Claim] = {
+    "second-build": second_build,
+    "rebuild": rebuild,
+    "sigkill-build": sigkill_build,
+    "train-resume": train_resume,
+    "webdataset-reads": webdataset_reads,
+    "fresh-clone": fresh_clone,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="make proof", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("claims", nargs="*", help=f"of {', '.join(CLAIMS)}; all that have no result when left out")
+    wanted = parser.parse_args().claims
+    unknown = set(wanted) - set(CLAIMS)
+    if unknown:
+        parser.error(f"unknown claim {min(unknown)}; there are {', '.join(CLAIMS)}")
+    WORK.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    with reporter() as report:
+        todo = wanted or [name for name in CLAIMS if not _proven(name)]
+        failed = [name for name in todo if not _prove(name, report)]
+    sys.exit(1 if failed else 0)
+
+
+def _prove(name: str, report: Reporter) -> bool:
+    claim = CLAIMS[name]
+    report.note(f"== {name}: {claim.__doc__}")
+    if name != "fresh-clone" and not (DEMO / "corpus" / "manifest.json").exists():
+        report.note("no demo corpus yet: making one first")
+        _run([*IMGLISH, "demo"])
+    began = time.perf_counter()
+    try:
+        numbers, failure = claim(), None
+    except (AssertionError, subprocess.CalledProcessError) as error:
+        numbers, failure = {}, str(error)
+    result = {
+        "claim": claim.__doc__,
+        "command": f"make proof CLAIMS={name}",
+        "date": datetime.date.today().isoformat(),
+        "seconds": round(time.perf_counter() - began, 1),
+        "source": _source(),
+        "machine": {"cores": os.cpu_count(), "cpu": _cpu(), "python": platform.python_version()},
+        "numbers": numbers,
+        "failure": failure,
+    }
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    report.note(f"{'FAILED ' + failure if failure else 'holds'}: {json.dumps(numbers)}")
+    return failure is None
+
+
+def _proven(name: str) -> bool:
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        return False
+    result = json.loads(path.read_text())
+    return result["failure"] is None and result["source"] == _source()
+
+
+def _source() -> str:
+    """The git tree of the package: results hold for it alone."""
+    ran = subprocess.run(["git", "rev-parse", "HEAD:imglish"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return ran.stdout.strip()
+
+
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _command(verb: str, work: Path) -> list[str]:
+    places = [f"root={DEMO / 'packages'}", f"work={work}"]
+    return [*IMGLISH, verb, RECIPE, *places]
+
+
+def _build(work: Path, *options: str) -> float:
+    began = time.perf_counter()
+    _run([*_command("build", work), *options])
+    return round(time.perf_counter() - began, 1)
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def _landing_only(name: str) -> Path:
+    """A copy of the demo's corpus with nothing but landing and the lock."""
+    work = WORK / name
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    shutil.copytree(DEMO / "corpus" / "landing", work / "landing")
+    shutil.copy(DEMO / "corpus" / "lock.json", work / "lock.json")
+    return work
+
+
+def _digest(work: Path) -> str:
+    return str(json.loads((work / "manifest.json").read_text())["digest"])
+
+
+def _products(work: Path) -> dict[str, bytes | int]:
+    """The manifest's bytes, and shards and metadata by name (their names are their content)."""
+    shards = {path.name: path.stat().st_size for path in (work / "shards").iterdir()}
+    return {"manifest.json": (work / "manifest.json").read_bytes(), **shards}
+
+
+def _state(work: Path) -> dict[str, tuple[int, int]]:
+    files = (path for path in work.rglob("*") if path.is_file() and "run" not in path.relative_to(work).parts)
+    return {
+        str(path.relative_to(work)): (path.stat().st_size, path.stat().st_mtime_ns)
+        for path in files
+        if path.name != ".held"
+    }
+
+
+def _records(run: Path) -> dict[int, dict[str, Any]]:
+    """What every step logged, less what the clock decides."""
+    path = run / "metrics.jsonl"
+    records = read_metrics(path) if path.exists() else []
+    return {record["step"]: {k: v for k, v in record.items() if k not in TIMED} for record in records}
+
+
+if __name__ == "__main__":
+    main()
