@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 
 demo: $(VENV)/.demo  ## real data -> shards -> a trained tiny model, report and contact sheet in demo/
 	@echo "== demo: build a corpus, train on it, report (about 10 minutes on 2 cores)"
-	$(BIN)/imglish demo $(if $(DATA),--data "$(DATA)" --work demo-$(notdir $(patsubst %/,%,$(DATA))))
+	$(BIN)/imglish demo $(if $(DATA),--data "$(DATA)")
 
 test: $(VENV)/.dev lint types  ## everything that CI runs
 	@echo "== test: the promises in miniature"

@@ -58,7 +58,7 @@ def demo(
 ) -> None:
     """Build a corpus from real data, train a tiny model on it for about three minutes, and report.
 
-    The data comes from packages of the Debian and npm registries: emoji with captions in 30 languages, manual figures,
+    The data comes from packages of the Debian and npm registries: emoji with captions in 12 languages, manual figures,
     food photographs (served from loopback and really fetched), and prose in many languages.
     """
     from imglish.demo import PreparedDemo, folder_recipe, prepare
@@ -68,7 +68,7 @@ def demo(
         if data is None:
             prepared = prepare(work, report.note)
         else:
-            prepared = PreparedDemo(folder_recipe(data, work / "corpus", report.note), [], nullcontext())
+            prepared = PreparedDemo(folder_recipe(data, work / data.resolve().name, report.note), [], nullcontext())
         recipe = prepared.recipe
         with prepared.server:
             built = build_recipe(recipe, workers, report)

@@ -1,0 +1,186 @@
+"""Every verb does its work, teaches with --help, and says what is wrong with one line and the right exit status."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from imglish.cli import main
+from tests.pipeline.corpora import write_sources
+
+RECIPE = """
+name = "small"
+root = "sources"
+work = "corpus"
+
+[[source]]
+name = "pairs"
+format = "folder"
+kind = "pair"
+path = "pairs"
+
+[[source]]
+name = "images"
+format = "folder"
+kind = "image"
+path = "images"
+
+[[source]]
+name = "texts"
+format = "text"
+kind = "text"
+path = "texts"
+
+[decide]
+validation_share = 0.2
+text = { min_score = 0.1 }
+
+[tokenize]
+batch = 16
+text = { vocabulary = 400 }
+visual = { size = 64, patch = 16, codes = 32, iterations = 5 }
+stored = { short_side = 96 }
+views = { count = 2 }
+
+[pack]
+train_shards = 2
+
+[train]
+batch = { pair = 2, image = 2, text = 2 }
+steps = 4
+warmup = 1
+text_length = 64
+"""
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> int:
+    """The exit status of `imglish words...`."""
+    monkeypatch.setattr(sys, "argv", ["imglish", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe whose corpus is built."""
+    folder = tmp_path_factory.mktemp("cli")
+    write_sources(folder / "sources")
+    (folder / "small.toml").write_text(RECIPE)
+    ran = subprocess.run(
+        [sys.executable, "-m", "imglish", "build", str(folder / "small.toml"), "--workers", "1"],
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "small@1  digest " in ran.stdout and "exact" not in ran.stderr
+    assert "pack: 3 of 3" in ran.stderr
+    return folder / "small.toml"
+
+
+def test_build_again_prints_the_same_digest(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "build", recipe) == 0
+    assert f"manifest {recipe.parent}/corpus/manifest.json" in capsys.readouterr().out
+
+
+def test_verify_names_a_flipped_byte_and_fails(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = recipe.parent / "corpus" / "manifest.json"
+    assert run(monkeypatch, "verify", manifest) == 0
+    assert "every byte is as the manifest says" in capsys.readouterr().out
+    shard = sorted((manifest.parent / "shards").glob("*.tar"))[0]
+    good = shard.read_bytes()
+    try:
+        shard.write_bytes(good[:700] + bytes([good[700] ^ 1]) + good[701:])
+        assert run(monkeypatch, "verify", manifest) == 1
+        assert shard.stem[:8] in capsys.readouterr().out
+    finally:
+        shard.write_bytes(good)
+
+
+def test_plan_audit_look_and_gc_work_on_a_built_corpus(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = recipe.parent / "corpus" / "manifest.json"
+    assert run(monkeypatch, "plan", recipe) == 0
+    assert "nothing to do; the manifest is up to date" in capsys.readouterr().out
+    assert run(monkeypatch, "audit", manifest) == 0
+    assert (manifest.parent / "report.html").read_text().startswith("<!DOCTYPE html>")
+    assert run(monkeypatch, "look", manifest, "--seed", "1") == 0
+    assert (manifest.parent / "look.png").read_bytes().startswith(b"\x89PNG")
+    (manifest.parent / "tables" / ".tmp-x").write_bytes(b"left")
+    assert run(monkeypatch, "gc", recipe, "--dry-run") == 0
+    assert "would remove 1 files" in capsys.readouterr().out
+    assert run(monkeypatch, "gc", recipe) == 0
+    assert not (manifest.parent / "tables" / ".tmp-x").exists()
+
+
+def test_train_resumes_where_it_stopped(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "train", recipe) == 0
+    said = capsys.readouterr()
+    assert "finished after step 4" in said.out and "checkpoint " in said.out
+    assert run(monkeypatch, "train", recipe) == 0
+    assert "finished after step 4" in capsys.readouterr().out
+
+
+def test_fit_prints_the_locked_tokenizers(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "fit", recipe, "--only", "visual") == 0
+    assert capsys.readouterr().out.startswith("visual: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (("build", "none.toml"), 2, "RecipeError: no recipe at none.toml; see recipes/ for examples"),
+        (("build", "{recipe}", "train.leraning_rate=1"), 2, "did you mean train.learning_rate?"),
+        (("fit", "{recipe}", "--only", "texts"), 2, "use text, visual or both"),
+        (("train", "{recipe}", "--manifest", "none.json"), 1, "none.json"),
+        (("verify", "none.json"), 1, "none.json"),
+        (("audit", "none.json"), 1, "none.json"),
+        (("look", "none.json"), 1, "none.json"),
+        (("gc", "none.toml"), 2, "no recipe at none.toml"),
+        (("plan", "none.toml"), 2, "no recipe at none.toml"),
+        (("demo", "--data", "no-such-folder"), 1, "no-such-folder"),
+        (("bild",), 2, "No such command 'bild'"),
+    ],
+)
+def test_a_wrong_input_is_one_clear_line(
+    recipe: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    status: int,
+    said: str,
+) -> None:
+    assert run(monkeypatch, *(word.replace("{recipe}", str(recipe)) for word in words)) == status
+    shown = capsys.readouterr().err
+    assert said in shown and "Traceback" not in shown
+
+
+@pytest.mark.parametrize("verb", ["demo", "plan", "build", "fit", "verify", "audit", "look", "train", "gc"])
+def test_every_verb_teaches(verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, verb, "--help") == 0
+    assert len(capsys.readouterr().out.splitlines()) > 8
+
+
+def test_help_imports_no_heavy_package() -> None:
+    script = (
+        "import sys; sys.argv = ['imglish', '--help']\n"
+        "from imglish.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'dask', 'distributed', 'pandas', 'img2dataset', 'cv2', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
