@@ -47,7 +47,8 @@ def attend(q_BHSK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, attend_B11S: Tensor |
     scores_BHSS = (q_BHSK * q_BHSK.shape[-1] ** -0.5) @ k_BHSK.transpose(-1, -2)
     if attend_B11S is not None:
         scores_BHSS = scores_BHSS.masked_fill(~attend_B11S, -torch.inf)
-    return scores_BHSS.softmax(dim=-1, dtype=torch.bfloat16) @ v_BHSK
+    mixed_BHSK: Tensor = scores_BHSS.softmax(dim=-1, dtype=torch.bfloat16) @ v_BHSK
+    return mixed_BHSK
 
 
 class Expert(nn.Module):

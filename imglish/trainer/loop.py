@@ -107,7 +107,7 @@ class Trainer:
         began = time.monotonic()
         saved = self.step if self.step else -1
         with stop_signals() as stop:
-            while self.step < self.config.steps and not self._out_of_time(began):
+            while self.step < self.config.steps:
                 self._one_step(progress)
                 if self.step % self.config.checkpoint_every == 0 or stop.received:
                     self._save()
@@ -117,6 +117,8 @@ class Trainer:
                         f"{stop.received} received: saved step {self.step} in {self.checkpoints}; "
                         "start the same command again to go on"
                     )
+                if self._out_of_time(began):
+                    break
             if saved != self.step:
                 self._save()
         return self._finish(time.monotonic() - began)

@@ -22,6 +22,9 @@ from imglish.model import MultiwayTransformer
 from imglish.records import KINDS, Kind
 from imglish.trainer.batches import Inputs
 
+TARGETS = ("codes", "words")
+"""What a masked position asks for: the code of a patch, or a word, that is a text id."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -74,8 +77,16 @@ def encode(model: MultiwayTransformer, rows: Inputs, keep: Tensor | None = None)
 
 
 def total_loss(scores: Mapping[str, Score]) -> Tensor:
-    """The sum of the mean losses, each with weight 1 (ours: the paper gives no weights). TrainError when empty."""
-    means = [score.loss_sum / score.count for score in scores.values() if score.count]
+    """Mean loss of all masked codes plus mean loss of all masked words, in nats; TrainError when nothing is masked.
+
+    Ours, the paper gives no weights: every masked position of a target weighs the same, whichever kind it is in. A mean
+    per kind would give the few words of captions the weight of all text, which is noise in the gradient.
+    """
+    means = []
+    for target in TARGETS:
+        found = [score for name, score in scores.items() if name.endswith(target) and score.count]
+        if found:
+            means.append(torch.stack([score.loss_sum for score in found]).sum() / sum(score.count for score in found))
     if not means:
         raise TrainError("no position of the batch is masked; raise train.masks or the batch")
     return torch.stack(means).sum()
