@@ -30,7 +30,8 @@ def collect(recipe: Recipe, dry_run: bool = False) -> tuple[dict[str, int], Pend
         dead = [path for path in _files(store) if _is_temporary(path)]
         if pending is None:
             live = _live(store, watched.seen)
-            dead += [path for path in _files(store) if path not in live and path not in dead]
+            others = [path for path in _files(store) if path not in live and path not in dead]
+            dead += [path for path in others if not _is_bucket_of(store, path, live)]
         sizes = {path: store.size(path) or 0 for path in dead}
         if not dry_run:
             for path in dead:
@@ -51,10 +52,22 @@ def _is_temporary(path: str) -> bool:
 def _live(store: Store, read: set[str]) -> set[str]:
     live = {INDEX, *_manifest_files(store), *(str(entry["path"]) for entry in read_lock(store).values())}
     for path in read:
-        if "/receipts/" in path:
+        if _is_receipt(path):
             outputs = Receipt.from_json(store.read(path)).outputs.values()
             live |= {path, *(output.path for output in outputs)}
     return live
+
+
+def _is_bucket_of(store: Store, path: str, live: set[str]) -> bool:
+    """Whether a file is the receipt of one bucket of a living grouping: all that it names is alive."""
+    if not _is_receipt(path):
+        return False
+    outputs = {output.path for output in Receipt.from_json(store.read(path)).outputs.values()}
+    return bool(outputs) and outputs <= live
+
+
+def _is_receipt(path: str) -> bool:
+    return "/receipts/" in path and path.endswith(".json")
 
 
 def _manifest_files(store: Store) -> Iterator[str]:
