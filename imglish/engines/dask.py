@@ -11,6 +11,7 @@ peer-to-peer shuffle bring a bucket's pieces together; only two flat columns, `b
 from __future__ import annotations
 
 import logging
+import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class DaskEngine:
     def __init__(
         self, workers: int | None = None, memory: str = "4GB", address: str | None = None, scratch: str | None = None
     ) -> None:
-        """`workers` processes of one thread each; `scratch` is where shuffles spill."""
+        """`workers` processes of one thread each; `scratch` is a folder of its own for what shuffles spill."""
         self.workers, self.memory, self.address, self.scratch = workers, memory, address, scratch
         self._client: Client | None = None
         self._cluster: LocalCluster | None = None
@@ -83,11 +84,13 @@ class DaskEngine:
                 yield _result(future, reduce.stage, lonely)
 
     def close(self) -> None:
-        """Stop the cluster if it is our own."""
+        """Stop the cluster if it is our own, and clear its scratch folder."""
         if self._client is not None:
             self._client.close()
         if self._cluster is not None:
             self._cluster.close()
+            if self.scratch is not None:
+                shutil.rmtree(self.scratch, ignore_errors=True)
         self._client = self._cluster = None
 
     def _connect(self) -> Client:
