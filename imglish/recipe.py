@@ -214,6 +214,8 @@ class RunConfig(Section):
     """Worker processes; None is one per core."""
     memory: Annotated[str, RUN] = "4GB"
     """Memory limit of one worker."""
+    mixed_platforms: Annotated[bool, RUN] = False
+    """Accept images encoded on machines of different CPU features, whose codes may differ in near-ties."""
     address: Annotated[str | None, RUN] = None
     """Scheduler to use instead of an own local cluster."""
 
