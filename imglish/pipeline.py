@@ -306,8 +306,8 @@ def _refuse_mixed_platforms(recipe: Recipe, pictures: Sequence[Receipt]) -> None
     platforms = sorted({str(receipt.run["platform"]) for receipt in pictures})
     if len(platforms) > 1 and not recipe.run.mixed_platforms:
         raise StageError(
-            f"tokenize-visual ran on machines of different kinds ({'; '.join(platforms)}), so codes may differ in near-ties; "
-            "encode on one kind, or accept it with run.mixed_platforms=true"
+            f"tokenize-visual ran on machines of different kinds ({'; '.join(platforms)}), so codes may differ in "
+            "near-ties; encode on one kind, or accept it with run.mixed_platforms=true"
         )
 
 

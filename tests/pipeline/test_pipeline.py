@@ -195,7 +195,7 @@ def test_codes_of_two_kinds_of_machines_are_not_mixed_unless_told(copied: Recipe
     facts = json.loads(receipts[0].read_text())
     facts["run"]["platform"] = "another machine"
     receipts[0].write_text(json.dumps(facts))
-    with pytest.raises(StageError, match="another machine; .*run.mixed_platforms=true"):
+    with pytest.raises(StageError, match=r"another machine; .*run\.mixed_platforms=true"):
         Pipeline(copied, NoEngine()).build()
     told = copied.model_copy(update={"run": copied.run.model_copy(update={"mixed_platforms": True})})
     Pipeline(told, NoEngine()).build()
