@@ -224,7 +224,7 @@ class ModelConfig(Section):
     """The model to train."""
 
     preset: Literal["tiny", "base", "large", "giant"] = "tiny"
-    """Size; see `imglish.model.presets`."""
+    """Size; see `imglish.model.config.PRESETS`."""
     layout: Literal["shared", "decoupled"] = "shared"
     """"shared" is the paper's block, "decoupled" that of the released checkpoints."""
 
@@ -252,7 +252,7 @@ class TrainConfig(Section):
     max_minutes: Annotated[float | None, RUN] = None
     """Stop early after this long; the schedule still runs over `steps`."""
     text_length: int = Field(default=512, ge=8, le=512)
-    """Ids of a text block that the model sees; ours, the paper gives no length."""
+    """Ids in a row of the model: a block of 512 is cut into rows of this many; ours, the paper gives no length."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Peak (paper Table 11: 1e-3)."""
     min_learning_rate: float = Field(default=1e-5, ge=0)

@@ -5,7 +5,7 @@ then the output matrices of attention and feed-forward in layer l, counted from 
 
 Ours where the paper is silent: the distribution is uniform (deviation 0.0115; BEiT's code truncates a normal of
 deviation 0.02 at plus and minus 0.02, which has 0.0108); biases start at 0; LayerNorms at 1 and 0; position tables,
-cls and mask token like the rest. The range is `ModelConfig.init_range`; "tiny" widens it, for a gain like giant's.
+cls and mask token like the rest. The range is `ModelConfig.init_range`; "tiny" has a wider one.
 
 A parameter's values depend on the seed and its name only, so they are the same on every machine, device and layout of
 ranks.

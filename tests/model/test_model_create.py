@@ -83,7 +83,7 @@ def test_activations_keep_their_scale_through_forty_layers() -> None:
     ("fields", "words"),
     [
         ({"widht": 3}, "did you mean 'width'"),
-        ({"width": 30}, "not a multiple of model.heads"),
+        ({"width": 32}, "not a multiple of model.heads"),
         ({"image_size": 100}, "not a multiple of model.patch"),
         ({"fused_layers": 9}, "fused_layers is 9"),
         ({"mask_id": 64_010}, "outside the vocabulary"),
