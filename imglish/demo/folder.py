@@ -39,7 +39,7 @@ TEXT_COLUMNS = ("text", "content", "document", "body")
 CAPTION_BYTES = 60
 """Of captions in a table row, assumed when sizes are chosen."""
 BYTES_PER_PIECE = 200
-"""Training text for one piece of vocabulary: the demo's 8 MB would support 40,000, 1.6 MB the demo's 8,000."""
+"""Training text for one piece of vocabulary: 300 kB support the demo's 1,500."""
 
 
 @dataclass

@@ -129,7 +129,7 @@ def test_sizes_follow_the_data(tmp_path: Path) -> None:
     assert small.train.batch == {"pair": 1, "image": 1, "text": 1}
     files = {f"{number}.md": TEXT * 1000 for number in range(600)}
     large = folder_recipe(folder(tmp_path, files), tmp_path / "work")
-    assert large.tokenize.text.vocabulary == 8000
+    assert large.tokenize.text.vocabulary == 1500
     assert large.pack.train_shards == 2
     for recipe in (small, large):
         assert make_recipe(json.loads(recipe.model_dump_json())) == recipe
