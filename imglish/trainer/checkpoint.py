@@ -16,7 +16,8 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,12 +113,12 @@ def load(checkpoint: Checkpoint, tensors: dict[str, Any]) -> None:
         raise TrainError(f"checkpoint {checkpoint.path} does not fit the model: {error}") from error
 
 
-class _single_process(warnings.catch_warnings):  # noqa: N801 - used like a function
+@contextmanager
+def _single_process() -> Iterator[None]:
     """Hush torch's remark that there is no process group: one process is what we mean."""
-
-    def __enter__(self) -> None:
-        super().__enter__()
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
 
 
 def _sync(*paths: Path) -> None:
