@@ -99,7 +99,7 @@ class TrainError(ImglishError):
     """A run cannot start or go on."""
 
 
-class Preempted(TrainError):
+class Preempted(TrainError):  # noqa: N818 - a run that was told to stop did not fail
     """A run was told to stop, and saved; the same command goes on."""
 
     exit_code = 75
