@@ -278,7 +278,7 @@ class TrainConfig(Section):
     evaluate_samples: int = Field(default=512, gt=0)
     """Validation samples per kind, at most."""
     threads: Annotated[int | None, RUN] = None
-    """CPU threads of the model; part of what makes losses repeat bit for bit."""
+    """CPU threads of the model, None for all cores; part of what makes losses repeat bit for bit."""
     loader_workers: Annotated[int, RUN] = Field(default=1, ge=0)
     """Loader threads."""
 

@@ -14,6 +14,7 @@ was killed and resumed has the losses of one that was not, bit for bit on the sa
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import closing
 from pathlib import Path
@@ -62,8 +63,7 @@ class Trainer:
     """The parts of one run on one process: corpus, loader, model, optimizer, and its folder."""
 
     def __init__(self, manifest: str, config: TrainConfig, seed: int, out_dir: Path) -> None:
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
+        torch.set_num_threads(config.threads or _cores())
         self.manifest, self.config, self.seed, self.out_dir = manifest, config, seed, out_dir
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.corpus = open_corpus(manifest)
@@ -212,3 +212,8 @@ class Trainer:
         )
         write_run(self.out_dir, self.facts, self.starts, result)
         return result
+
+
+def _cores() -> int:
+    """CPUs that this process may use; stages that ran before in this process may have left torch with one thread."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -146,3 +147,10 @@ def test_a_tiny_model_learns_what_it_is_shown(manifest: Path, tmp_path: Path) ->
     train(manifest, config(steps=40, learning_rate=2e-3, drop_path=0.0), 5, tmp_path)
     losses = [record["loss_nats"] for record in untimed(tmp_path)]
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+def test_all_cores_are_used_unless_told_even_after_a_stage_that_used_one(manifest: Path, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    train(manifest, config(steps=1, threads=None), 5, tmp_path)
+    told = json.loads((tmp_path / "run.json").read_text())
+    assert told["environment"]["threads"] == len(os.sched_getaffinity(0))
