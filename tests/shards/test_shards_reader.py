@@ -15,6 +15,7 @@ from imglish.errors import ManifestError, ShardError
 from imglish.shards import Corpus, open_corpus
 from imglish.shards import format as fmt
 from imglish.shards.manifest import Manifest
+from imglish.shards.ranges import Retry
 from tests.shards.corpus_helpers import document, pair, small_corpus
 
 
@@ -152,20 +153,20 @@ def test_a_missing_shard_is_named(copy: Path) -> None:
 
 
 def test_a_range_that_is_damaged_once_is_fetched_again(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from imglish.shards import reader
+    from imglish.shards import files
 
     corpus = open_corpus(str(copy / "manifest.json"))
     row = corpus.index("pair", 0)[0]
     place = int(row["jpg"]["offset"])
     fetched: list[int] = []
 
-    def damaged_once(url: str, start: int, length: int) -> bytes:
+    def damaged_once(url: str, start: int, length: int, retry: Retry) -> bytes:
         fetched.append(start)
         data = bytearray((copy / corpus.manifest.shards[0].path).read_bytes()[start : start + length])
         if len(fetched) == 1:
             data[place - start] ^= 1
         return bytes(data)
 
-    monkeypatch.setattr(reader, "read_range", damaged_once)
+    monkeypatch.setattr(files, "read_range", damaged_once)
     assert corpus["pair"][0].jpeg[:2] == b"\xff\xd8"
     assert len(fetched) == 2
