@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from imglish.digests import canonical_json, json_digest
-from imglish.errors import ImglishError, LockError, SourceError, StorageError
+from imglish.errors import ImglishError, LockError, SourceError, StageError, StorageError
 from imglish.ingest.annotate import AnnotateTask, annotate_units
 from imglish.ingest.decide import decide
 from imglish.ingest.land import land
@@ -211,6 +211,7 @@ class Pipeline:
         with self._timed("tokenize-visual"):
             units = visual_units(recipe, store, files, models["visual"])
             pictures = run_map(store, TABLES, self.engine, TokenizeVisual(store), units, self.progress)
+            _refuse_mixed_platforms(recipe, pictures)
         return [
             PackInput(file.landing, text.outputs["members"], text.outputs["documents"], picture.outputs["images"])
             for file, text, picture in zip(files, texts, pictures, strict=True)
@@ -299,6 +300,15 @@ def exclusive(store: Store) -> Iterator[None]:
         except BlockingIOError:
             raise StorageError(f"{store.root} is in use by another imglish command; wait for it or stop it") from None
         yield
+
+
+def _refuse_mixed_platforms(recipe: Recipe, pictures: Sequence[Receipt]) -> None:
+    platforms = sorted({str(receipt.run["platform"]) for receipt in pictures})
+    if len(platforms) > 1 and not recipe.run.mixed_platforms:
+        raise StageError(
+            f"tokenize-visual ran on machines of different kinds ({'; '.join(platforms)}), so codes may differ in "
+            "near-ties; encode on one kind, or accept it with run.mixed_platforms=true"
+        )
 
 
 def _tokenizer_facts(model: Mapping[str, Any]) -> dict[str, Any]:

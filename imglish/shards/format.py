@@ -123,6 +123,11 @@ def decode_captions(data: bytes) -> list[str]:
     return data.decode().split("\n") if data else []
 
 
+def count_captions(data: bytes) -> int:
+    """Captions of a `.txt` member."""
+    return data.count(b"\n") + 1 if data else 0
+
+
 def encode_u16(values: U16) -> bytes:
     """Ids, codes or views as raw little-endian u16."""
     return np.ascontiguousarray(values, dtype="<u2").tobytes()
@@ -137,6 +142,14 @@ def split_captions(ids: U16) -> list[U16]:
     """One array per caption: each starts at `<s>`."""
     starts = np.flatnonzero(ids == BOS)
     return np.split(ids, starts[1:]) if len(ids) else []
+
+
+def first_rows(kind: Kind, rows: Rows) -> NDArray[np.int64]:
+    """Where each different sample starts, int64 [samples]: a repeat is a row with the key of the row before it."""
+    if kind == "text":
+        return np.arange(len(rows))
+    keys = np.ascontiguousarray(rows["key"])
+    return np.flatnonzero(np.append(True, keys[1:] != keys[:-1])[: len(keys)])
 
 
 def encode_index(rows: dict[Kind, Rows]) -> bytes:

@@ -12,7 +12,7 @@ Codes count for the source of the surviving occurrence, caption ids for the sour
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from imglish.digests import sort_rows, table_digest
 from imglish.records import Kind
+from imglish.shards.samples import U16
 
 METADATA = pa.schema(
     [
@@ -56,6 +57,33 @@ class Metadata:
         self._occurrences: list[dict[str, Any]] = []
         self._values: dict[tuple[str, str, str, str | None], list[NDArray[np.int32]]] = defaultdict(list)
 
+    def add_pair(
+        self, key: str, members: Sequence[Mapping[str, Any]], origins: Sequence[int], ids: Sequence[U16], codes: U16
+    ) -> None:
+        """A pair: its occurrences by (priority, source, row), the number of that which each caption came from, the
+        captions' ids, and codes u16 [K, N]."""
+        used = Counter(origins)
+        for origin, member in enumerate(members):
+            self.add_occurrence("pair", key, member, captions=used[origin])
+        for origin, caption in zip(origins, ids, strict=True):
+            self.add_values("ids", "pair", members[origin], caption)
+            self.add_values("caption_ids", "pair", members[origin], len(caption))
+        self.add_values("captions", "pair", members[0], len(origins))
+        self.add_values("codes", "pair", survivor(members), codes)
+
+    def add_image(self, key: str, members: Sequence[Mapping[str, Any]], codes: U16) -> None:
+        """An image: its occurrences and codes u16 [K, N]."""
+        for member in members:
+            self.add_occurrence("image", key, member)
+        self.add_values("codes", "image", survivor(members), codes)
+
+    def add_document(self, key: str, members: Sequence[Mapping[str, Any]], start: int, ids: U16) -> None:
+        """A document: its occurrences, and its ids, which start at place `start` of the shard's."""
+        for member in members:
+            self.add_occurrence("text", key, member, start=start, length=len(ids))
+        self.add_values("ids", "text", members[0], ids)
+        self.add_values("document_ids", "text", members[0], len(ids))
+
     def add_occurrence(self, kind: Kind, key: str, member: Mapping[str, Any], **more: int) -> None:
         """One occurrence of a sample; `more` is captions, or start and length."""
         facts = {name: member[name] for name in _OCCURRENCE}
@@ -86,6 +114,11 @@ class Metadata:
             ],
             schema=METADATA,
         )
+
+
+def survivor(members: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The occurrence whose content the sample is."""
+    return next((member for member in members if not member["merged"]), members[0])
 
 
 def metadata_digest(table: pa.Table) -> str:

@@ -15,6 +15,7 @@ was killed and resumed has the losses of one that was not, bit for bit on the sa
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +34,7 @@ from imglish.trainer.console import Progress
 from imglish.trainer.evaluate import Evaluation, evaluate
 from imglish.trainer.metrics import MetricsLog
 from imglish.trainer.optimizer import build_optimizer
-from imglish.trainer.run import CAPTION_LENGTH, RunResult, build_model, check_identity, describe, write_run
+from imglish.trainer.run import CAPTION_LENGTH, RunResult, build_model, check_identity, describe, run_facts, write_run
 from imglish.trainer.signals import stop_signals
 from imglish.trainer.step import train_step
 
@@ -52,12 +53,9 @@ def train(
     "auto" goes on from the newest whole checkpoint of `out_dir`, if there is one; "never" refuses if there is one.
     Raises TrainError when the run cannot start or go on, Preempted (exit 75) when a signal made it save and stop.
     """
-    trainer = Trainer(str(manifest), config, seed, Path(out_dir))
-    trainer.start(resume)
-    try:
+    with closing(Trainer(str(manifest), config, seed, Path(out_dir))) as trainer:
+        trainer.start(resume)
         return trainer.run(progress)
-    finally:
-        trainer.close()
 
 
 class Trainer:
@@ -82,9 +80,11 @@ class Trainer:
             image_size=self.model.config.image_size,
         )
         self.identity = describe(self.corpus.manifest, config, seed, self.model.config)
+        self.facts = run_facts(manifest, self.corpus.manifest, config, self.identity, self.device)
         self.step = 0
         self.starts: list[int] = []
         self.last: dict[str, Any] = {}
+        self.log: MetricsLog | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -99,7 +99,7 @@ class Trainer:
             self._restore(found)
         self.starts.append(self.step)
         self.out_dir.mkdir(parents=True, exist_ok=True)
-        self._write_run(None)
+        write_run(self.out_dir, self.facts, self.starts, None)
         self.log = MetricsLog(self.out_dir, self.step)
 
     def run(self, progress: Progress | None) -> RunResult:
@@ -125,7 +125,8 @@ class Trainer:
 
     def close(self) -> None:
         self.loader.close()
-        self.log.close()
+        if self.log is not None:
+            self.log.close()
 
     def _one_step(self, progress: Progress | None) -> None:
         began = time.perf_counter()
@@ -146,7 +147,8 @@ class Trainer:
             "samples_per_second": sum(self.config.batch.values()) / seconds,
             "data_wait_share": waited / seconds,
         }
-        self.log.write(self.last)
+        if self.log is not None:
+            self.log.write(self.last)
         if progress is not None:
             progress(self.last)
 
@@ -208,11 +210,5 @@ class Trainer:
             checkpoint=self.checkpoints / f"step-{self.step:08d}",
             metrics=self.out_dir / "metrics.jsonl",
         )
-        self._write_run(result)
+        write_run(self.out_dir, self.facts, self.starts, result)
         return result
-
-    def _write_run(self, result: RunResult | None) -> None:
-        write_run(
-            self.out_dir, self.manifest, self.corpus.manifest, self.identity, self.config, self.device, self.starts,
-            result,
-        )  # fmt: skip

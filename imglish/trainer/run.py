@@ -94,27 +94,25 @@ def check_identity(here: Mapping[str, Any], there: Mapping[str, Any], checkpoint
         )
 
 
-def write_run(
-    out_dir: Path, manifest_path: str, manifest: Manifest, here: Mapping[str, Any], config: TrainConfig,
-    device: torch.device, starts: list[int], result: RunResult | None,
-) -> None:  # fmt: skip
-    """Write `run.json` in one step; `starts` are the steps at which the run was started and resumed."""
-    corpus = {
-        "manifest": manifest_path,
-        "name": manifest.name,
-        "version": manifest.version,
-        "digest": manifest.digest,
-    }
-    facts = {
+def run_facts(
+    manifest_path: str, manifest: Manifest, config: TrainConfig, identity: Mapping[str, Any], device: torch.device
+) -> dict[str, Any]:
+    """What `run.json` says of a run from its start."""
+    corpus = {"name": manifest.name, "version": manifest.version, "digest": manifest.digest, "manifest": manifest_path}
+    train = config.model_dump(mode="json")
+    return {
         "format": 1,
         "corpus": corpus,
-        "identity": dict(here),
-        "train": config.model_dump(mode="json"),
+        "identity": dict(identity),
+        "train": train,
         "environment": environment(device),
-        "starts": starts,
-        "result": None if result is None else result.to_json(),
     }
-    Store(out_dir).put_as("run.json", canonical_json(facts))
+
+
+def write_run(out_dir: Path, facts: Mapping[str, Any], starts: list[int], result: RunResult | None) -> None:
+    """Write `run.json` in one step; `starts` are the steps at which the run was started and resumed."""
+    told = {**facts, "starts": starts, "result": None if result is None else result.to_json()}
+    Store(out_dir).put_as("run.json", canonical_json(told))
 
 
 def environment(device: torch.device) -> dict[str, Any]:

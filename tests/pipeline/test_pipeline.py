@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from imglish.engines.dask import DaskEngine
-from imglish.errors import LockError, SourceError, StorageError
+from imglish.errors import LockError, SourceError, StageError, StorageError
 from imglish.gc import collect
 from imglish.pipeline import LOCK, NoEngine, PendingError, Pipeline, exclusive
 from imglish.plan import plan
@@ -188,6 +188,17 @@ def test_fit_accepts_a_new_tokenizer_after_the_corpus_changed(copied: Recipe, en
     assert Path(copied.work, LOCK).read_text() == before
     Pipeline(copied, engine).fit(["text"])
     assert Path(copied.work, LOCK).read_text() != before
+
+
+def test_codes_of_two_kinds_of_machines_are_not_mixed_unless_told(copied: Recipe) -> None:
+    receipts = sorted(Path(copied.work, "tables", "receipts", "tokenize-visual").glob("*.json"))
+    facts = json.loads(receipts[0].read_text())
+    facts["run"]["platform"] = "another machine"
+    receipts[0].write_text(json.dumps(facts))
+    with pytest.raises(StageError, match=r"another machine; .*run\.mixed_platforms=true"):
+        Pipeline(copied, NoEngine()).build()
+    told = copied.model_copy(update={"run": copied.run.model_copy(update={"mixed_platforms": True})})
+    Pipeline(told, NoEngine()).build()
 
 
 def test_a_folder_in_use_is_refused(copied: Recipe) -> None:
