@@ -28,6 +28,7 @@ from imglish.errors import ManifestError, SampleError, ShardError
 from imglish.records import KINDS, SPLITS, Kind, Split
 from imglish.shards import format as fmt
 from imglish.shards.cache import Cache
+from imglish.shards.exclusions import Exclusion
 from imglish.shards.files import File, Files
 from imglish.shards.manifest import Manifest, load_manifest
 from imglish.shards.ranges import RETRY, Retry, parent
@@ -122,6 +123,12 @@ class Corpus:
         found = [(ordinal, shard.counts[kind]) for ordinal, shard in shards if shard.split == self.split]
         return [(ordinal, rows) for ordinal, rows in found if rows]
 
+    def tombstones(self) -> list[Exclusion]:
+        """The split's rows whose content was removed, as exclusions from the first batch on."""
+        shards, stones = self.manifest.shards, self.manifest.tombstones
+        mine = [stone for stone in stones if shards[stone["shard"]].split == self.split]
+        return [Exclusion(0, stone["kind"], stone["shard"], stone["row"]) for stone in mine]
+
     def index(self, kind: Kind, ordinal: int) -> fmt.Rows:
         """Index rows of one kind in one shard, dtype `format.INDEX_ROW[kind]`; fetched once, the latest are held."""
         return self._index.get((kind, ordinal), lambda: self._fetch_index(kind, ordinal), lambda rows: rows.nbytes)
@@ -147,8 +154,7 @@ class Corpus:
 
     def members(self, kind: Kind, ordinal: int, row: int) -> Members:
         """The payloads of a pair or image, through one range (two where a slab has the codes)."""
-        index = self.index(kind, ordinal)
-        raw_key, *spans, _ = index[row].item()
+        raw_key, *spans, _ = self.index(kind, ordinal)[row].item()
         key = raw_key.hex()
         start = min(at for at, _, _ in spans)
         end = max(at + length for at, length, _ in spans)
@@ -163,7 +169,7 @@ class Corpus:
 
         self._range(kind, ordinal, (start, end), check)
         if fields["jpg"] and self._sidecars.holds(kind, ordinal):
-            fields["codes"] = self._sidecars.codes(kind, ordinal, row, index)
+            fields["codes"] = self._sidecars.codes(kind, ordinal, row)
         return Members(key, fields)
 
     def read_blocks(self, ordinal: int, rows: ArrayLike) -> U16:
@@ -184,6 +190,16 @@ class Corpus:
         for _ in self.map(lambda run: self._read_run(run[0], rows[run[1]], found, run[1]), runs):
             pass
         return found.astype(np.uint16, copy=False)
+
+    def spans(self, kind: Kind, ordinal: int, first: int, end: int) -> Iterator[tuple[File, int, int]]:
+        """The ranges that hold index rows [first, end) of a kind: of the shard, and of its slab."""
+        rows = self.index(kind, ordinal)[first:end]
+        if kind == "text":
+            yield self._shards[ordinal], int(rows["offset"].min()), int(rows["offset"].max()) + fmt.BLOCK_BYTES
+            return
+        low, high = rows[fmt.FIELDS[kind][0]], rows[fmt.FIELDS[kind][-1]]
+        yield self._shards[ordinal], int(low["offset"].min()), int((high["offset"] + high["length"]).max())
+        yield from self._sidecars.spans(kind, ordinal, first, end)
 
     def map(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """`work` of every item, in order: one after another for local files, many requests at once for remote ones."""
