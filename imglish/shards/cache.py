@@ -1,8 +1,8 @@
 """A folder of fetched parts of shards, shared by every process that names it.
 
     cache = Cache("/scratch/imglish", limit=50 << 30)
-    cache.put(sha256, "c3", data)                       # part "c3" of the file with this digest
-    cache.read(sha256, "c3", start=512, length=1024)    # bytes, or None when the part is not (or no longer) here
+    cache.put(sha256, "0-8388608", data)                        # a part of the file with this digest
+    cache.read(sha256, "0-8388608", start=512, length=1024)     # bytes, or None when it is not (or no longer) here
 
 Parts are keyed by the SHA-256 that the manifest gives, so another version of a file can never be taken for this one.
 A part becomes visible by one rename and is removed by one unlink; there are no locks, and whoever loses a race reads
@@ -22,6 +22,8 @@ from typing import Any
 
 from imglish.errors import StorageError
 
+CHUNK = 8 << 20
+"""Bytes of a part that is fetched ahead: large enough that a request's latency does not count (8 to 16 MiB)."""
 LIMIT = 32 << 30
 """Default bytes on disk: the windows of one of eight ranks (3.2 GB) fit ten times over."""
 _SLACK = 32
@@ -33,16 +35,20 @@ _ABANDONED = 3600.0
 
 
 class Cache:
-    """At most `limit` bytes of parts under `folder`, plus 1/32 of it per process; the longest unused go first."""
+    """At most `limit` bytes of parts under `folder`, plus 1/32 of it per process; the longest unused go first.
 
-    def __init__(self, folder: str | Path, limit: int = LIMIT) -> None:
+    `chunk` is the size of the parts that are fetched ahead.
+    """
+
+    def __init__(self, folder: str | Path, limit: int = LIMIT, chunk: int = CHUNK) -> None:
         self.folder = str(folder)
         self.limit = limit
+        self.chunk = chunk
         self._lock = threading.Lock()
         self._unseen: int | None = None  # bytes written since the last look at the folder; None: never looked
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "limit": self.limit}
+        return {"folder": self.folder, "limit": self.limit, "chunk": self.chunk}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -52,14 +58,17 @@ class Cache:
         return Path(self._path(digest, part)).exists()
 
     def read(self, digest: str, part: str, start: int, length: int) -> bytes | None:
-        """Bytes of a part, None when it is not here or shorter."""
+        """Bytes of a part, None when it is not here or shorter; StorageError when the folder cannot be read."""
         try:
             descriptor = os.open(self._path(digest, part), os.O_RDONLY)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise StorageError(f"the cache {self.folder} cannot be read: {error.strerror}; give another one") from error
         try:
             if time.time() - os.fstat(descriptor).st_mtime > _TOUCH:
-                os.utime(descriptor)
+                with suppress(PermissionError):  # another user's part
+                    os.utime(descriptor)
             data = os.pread(descriptor, length, start)
         finally:
             os.close(descriptor)

@@ -2,24 +2,21 @@
 
     files = Files("s3://bucket/corpus", Cache("/scratch/imglish"))
     files.read(File("shards/ab.tar", sha256, size), start, end)      # from the cache if it is there
-    files.fetch(file, 3)                                             # chunk 3 into the cache, unless it is there
+    for start, end in files.chunks(file, first, last):
+        files.fetch(file, start, end)                                # into the cache, unless it is there
 
-A remote file is cached in chunks of 8 MiB, which are fetched ahead of need; what is not there yet is read by a request
+A remote file is cached in chunks of the cache's size, fetched ahead of need; what is not there yet is read by a request
 of its own size, so that nobody waits for a chunk to get a sample. Local files are never cached.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from imglish.errors import ShardError
 from imglish.shards.cache import Cache
 from imglish.shards.ranges import RETRY, Retry, is_local, join, other_size, read_range
-
-CHUNK = 8 << 20
-"""Bytes of a chunk: large enough that a request's latency does not count, small enough to hold a part of a window."""
 
 
 @dataclass(frozen=True)
@@ -58,25 +55,26 @@ class Files:
             return read_range(url, start, end - start, self.retry)
         if fresh:
             self._drop(file, start, end)
-        kept = f"{start}-{end}"
-        data = self.cache.read(file.sha256, kept, 0, end - start) if keep else None
+        data = self.cache.read(file.sha256, _part(start, end), 0, end - start) if keep else None
         data = self._from_chunks(file, start, end) if data is None else data
         if data is None:
             data = read_range(url, start, end - start, self.retry)
             if keep:
-                self.cache.put(file.sha256, kept, data)
+                self.cache.put(file.sha256, _part(start, end), data)
         return data
 
-    def chunks(self, file: File, start: int, end: int) -> Iterable[int]:
-        """Numbers of the chunks that hold bytes [start, end)."""
-        return range(start // CHUNK, math.ceil(end / CHUNK))
+    def chunks(self, file: File, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """(start, end) of the chunks that hold bytes [start, end); none without a cache."""
+        if self.cache is not None:
+            size = self.cache.chunk
+            for low in range(start // size * size, end, size):
+                yield low, min(low + size, file.bytes)
 
-    def fetch(self, file: File, chunk: int) -> None:
-        """Bring a chunk into the cache unless it is there; nothing without a cache. ShardError, StorageError."""
-        if self.local or self.cache is None or self.cache.has(file.sha256, f"c{chunk}"):
-            return
-        start, end = chunk * CHUNK, min(file.bytes, (chunk + 1) * CHUNK)
-        self.cache.put(file.sha256, f"c{chunk}", read_range(self.url(file), start, end - start, self.retry))
+    def fetch(self, file: File, start: int, end: int) -> None:
+        """Bring a chunk into the cache unless it is there. ShardError as in `read`, StorageError."""
+        if self.cache is not None and not self.cache.has(file.sha256, _part(start, end)):
+            data = read_range(self.url(file), start, end - start, self.retry)
+            self.cache.put(file.sha256, _part(start, end), data)
 
     def why(self, file: File) -> str:
         """A half sentence on why a file's bytes are wrong, from its size, or nothing."""
@@ -86,8 +84,9 @@ class Files:
     def _from_chunks(self, file: File, start: int, end: int) -> bytes | None:
         assert self.cache is not None
         pieces = []
-        for part, low, high in self._parts(file, start, end):
-            piece = self.cache.read(file.sha256, part, low, high - low)
+        for low, high in self.chunks(file, start, end):
+            first, last = max(start, low), min(end, high)
+            piece = self.cache.read(file.sha256, _part(low, high), first - low, last - first)
             if piece is None:
                 return None
             pieces.append(piece)
@@ -95,12 +94,9 @@ class Files:
 
     def _drop(self, file: File, start: int, end: int) -> None:
         assert self.cache is not None
-        self.cache.drop(file.sha256, f"{start}-{end}")
-        for part, _, _ in self._parts(file, start, end):
-            self.cache.drop(file.sha256, part)
+        for low, high in ((start, end), *self.chunks(file, start, end)):
+            self.cache.drop(file.sha256, _part(low, high))
 
-    def _parts(self, file: File, start: int, end: int) -> Iterator[tuple[str, int, int]]:
-        """(part, first byte, end) of the chunks under [start, end), in bytes of the chunk."""
-        for chunk in self.chunks(file, start, end):
-            base = chunk * CHUNK
-            yield f"c{chunk}", max(start - base, 0), min(end - base, CHUNK)
+
+def _part(start: int, end: int) -> str:
+    return f"{start}-{end}"

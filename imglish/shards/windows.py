@@ -5,7 +5,7 @@
     ahead.close()
 
 The order says by arithmetic which rows this rank visits in its present windows and in the next ones; the index says
-where they lie; their chunks of 8 MiB are fetched by a few threads, nearest need first. Batches never wait for this:
+where they lie; their chunks are fetched by a few threads, nearest need first. Batches never wait for this:
 what is not in the cache yet they read by small ranges of their own. A fetch that fails is left to them too, whose
 retries end in an error that names what is missing.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import zip_longest
 
 import numpy as np
@@ -47,6 +47,7 @@ class FetchAhead:
         self._todo: deque[Job] = deque()
         self._done: set[Job] = set()
         self._under_way: set[tuple[str, int]] = set()
+        self._busy = 0
         self._failure: StorageError | None = None
         self._closed = False
         self._threads = [
@@ -114,43 +115,46 @@ class FetchAhead:
         shard = self._corpus.manifest.shards[piece.ordinal]
         return shard.sections[kind].bytes * (piece.end - piece.first) // shard.counts[kind]
 
+    def _take(self) -> Job | None:
+        with self._changed:
+            while not self._todo and not self._closed:
+                self._changed.wait()
+            if self._closed:
+                return None
+            self._busy += 1
+            return self._todo.popleft()
+
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                while not self._todo and not self._closed:
-                    self._changed.wait()
-                if self._closed:
-                    return
-                job = self._todo.popleft()
+        while (job := self._take()) is not None:
             try:
                 finished = self._fetch(job)
             except ShardError:
-                continue
+                finished = False  # left to the batches that need it
             except StorageError as error:
-                self._failure = error
-                return
-            if finished:
-                with self._changed:
+                finished, self._failure = False, error
+            with self._changed:
+                self._busy -= 1
+                if finished:
                     self._done.add(job)
 
     def _fetch(self, job: Job) -> bool:
-        for file, chunk in self._chunks(job):
-            place = (file.sha256, chunk)
-            with self._changed:
+        """Bring a job's chunks into the cache; False when that was given up."""
+        kind, piece = job
+        files = self._corpus.files
+        for file, start, end in self._corpus.spans(kind, piece.ordinal, piece.first, piece.end):
+            for chunk in files.chunks(file, start, end):
                 if self._closed:
                     return False
-                if place in self._under_way:
-                    continue
-                self._under_way.add(place)
-            try:
-                self._corpus.files.fetch(file, chunk)
-            finally:
-                with self._changed:
-                    self._under_way.discard(place)
+                if self._claim(file, chunk[0]):
+                    try:
+                        files.fetch(file, *chunk)
+                    finally:
+                        self._under_way.discard((file.sha256, chunk[0]))
         return True
 
-    def _chunks(self, job: Job) -> Iterator[tuple[File, int]]:
-        kind, piece = job
-        for file, start, end in self._corpus.spans(kind, piece.ordinal, piece.first, piece.end):
-            for chunk in self._corpus.files.chunks(file, start, end):
-                yield file, chunk
+    def _claim(self, file: File, start: int) -> bool:
+        """Whether a chunk is nobody else's at the moment."""
+        with self._changed:
+            free = (file.sha256, start) not in self._under_way
+            self._under_way.add((file.sha256, start))
+            return free

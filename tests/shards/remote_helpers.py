@@ -140,9 +140,7 @@ def large_corpus(root: Path, shards: int = 3, each: int = 100, ids: int = 300_00
             PairSample(name, jpegs[n % 8], [f"caption {n}"], [document(n, 6)], view, numbers(2, 4, seed=n, high=64))
             for name, n in ordered[::2]
         ]
-        images = [
-            ImageSample(name, jpegs[n % 8], view, numbers(2, 4, seed=n, high=64)) for name, n in ordered[1::2]
-        ]
+        images = [ImageSample(name, jpegs[n % 8], view, numbers(2, 4, seed=n, high=64)) for name, n in ordered[1::2]]
         receipts.append(put_shard(store, "train", pairs, images, [document(shard, ids)]))
     manifest = build_manifest(receipts, name="large", version="1", **facts())
     store.put_as("manifest.json", manifest.to_json())

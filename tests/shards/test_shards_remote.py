@@ -175,6 +175,11 @@ def test_a_loader_goes_through_a_storm_of_faults_unharmed(
     assert_same(take(corpus, 12, workers=2), take(local, 12))
 
 
+def fetch_first_chunk(corpus: Corpus) -> None:
+    file = corpus._shards[0]
+    corpus.files.fetch(file, *next(iter(corpus.files.chunks(file, 0, 1))))
+
+
 @pytest.fixture
 def changed(root: Path, tmp_path: Path) -> Iterator[tuple[Path, str, Log]]:
     copy = Path(shutil.copytree(root, tmp_path / "copy"))
@@ -195,7 +200,7 @@ def test_a_file_that_changed_behind_the_url_is_never_served(
     data[int(jpg["offset"]) + 100] ^= 1
     shard.write_bytes(data)
     if cached:
-        corpus.files.fetch(corpus._shards[0], 0)
+        fetch_first_chunk(corpus)
     with pytest.raises(SampleError, match=rf"sample p/{bytes(corpus.index('pair', 0)[1]['key']).hex()}, field jpg"):
         corpus["pair"][1]
     assert corpus["pair"][0].jpeg == first.jpeg
@@ -211,10 +216,10 @@ def test_a_file_that_changed_behind_the_url_is_never_served(
 
 def test_a_damaged_part_of_the_cache_is_dropped_and_read_again(served: tuple[str, Log], tmp_path: Path) -> None:
     corpus = open_corpus(served[0], cache=Cache(tmp_path), retry=QUICK)
-    corpus.files.fetch(corpus._shards[0], 0)
+    fetch_first_chunk(corpus)
     index = corpus.index("image", 0)
     offset = int(index[3]["jpg"]["offset"])
-    (part,) = tmp_path.rglob("c0")
+    (part,) = tmp_path.rglob("0-*")
     data = bytearray(part.read_bytes())
     data[offset + 7] ^= 255
     part.write_bytes(data)
