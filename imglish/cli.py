@@ -166,8 +166,8 @@ def merge(
     for record, folders in found.examples.items():
         typer.echo(f"{record} is in {' and '.join(folders)}")
     typer.echo(
-        f"{len(parts)} parts, {len(found.manifest.shards)} shards; {found.records} records stand in more than one part, "
-        f"{found.split_conflicts} of them in different splits; the whole is not globally deduplicated"
+        f"{len(parts)} parts, {len(found.manifest.shards)} shards; {found.records} records stand in more than one "
+        f"part, {found.split_conflicts} of them in different splits; the whole is not globally deduplicated"
     )
     typer.echo(f"{found.manifest.name}@{found.manifest.version}  digest {found.manifest.digest}")
 

@@ -43,9 +43,9 @@ _METADATA = ["table", "kind", "key", "source", "row", "merged"]
 def diff(old_path: str, new_path: str) -> dict[str, Any]:
     """All differences under stable names, as JSON values; ManifestError when a manifest or table is damaged.
 
-    `samples`: added, removed and moved to the other split, by kind, source and reason. `decisions`: occurrences that are
-    new, gone or re-decided, by source and by what was and is said. `tokenizers`, `views`, `images`, `recipe` and
-    `libraries`: dotted names with the value in both (null where there is none). `counts`: index rows by split and kind.
+    `samples`: added, removed and moved to the other split, by kind, source and reason. `decisions`: occurrences that
+    are new, gone or re-decided, by source and by what was and is said. `tokenizers`, `views`, `images`, `recipe` and
+    `libraries`: dotted names with the value in both (null where there is none). `counts`: index rows by split, kind.
     """
     old, new = Tables(old_path), Tables(new_path)
     before, after = _different_decisions(old, new)
@@ -186,7 +186,7 @@ def _survivors(tables: Tables, shared: Collection[tuple[str, str]]) -> pa.Table:
     return pa.concat_tables(parts)
 
 
-def _rows(counts: Mapping[tuple[str, ...], int], names: tuple[str, ...]) -> list[dict[str, Any]]:
+def _rows(counts: Mapping[Any, int], names: tuple[str, ...]) -> list[dict[str, Any]]:
     """Counts as rows, the largest first."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return [{**dict(zip(names, key, strict=True)), "count": count} for key, count in ordered]
