@@ -148,7 +148,7 @@ def members_of(table: pa.Table, kind: Kind, keys: Collection[str] | None = None)
 
 def replace_codes(table: pa.Table, codes: Metadata) -> pa.Table:
     """The table with its histograms of codes replaced."""
-    old = pc.and_(pc.equal(table.column("table"), "histogram"), pc.equal(table.column("name"), "codes"))
+    old = pc.and_kleene(pc.equal(table.column("table"), "histogram"), pc.equal(table.column("name"), "codes"))
     return _ordered([table.filter(pc.invert(old)), codes.table()])
 
 

@@ -102,7 +102,7 @@ class _Rewrite:
         self.shard = manifest.shards[ordinal]
         self.folder = str(PurePosixPath(self.shard.path).parent)
         self.whole = WholeShard.read(store.root, self.shard)
-        self.blocks = self.whole.blocks()
+        self.blocks = self.whole.blocks().copy()
         removed = self._metadata(manifest)
         self.empty = _blank(self.blocks, found["text"])
         self.tar, self.facts = self._write()

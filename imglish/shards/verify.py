@@ -56,7 +56,7 @@ def verify(manifest_path: str, workers: int = 2, progress: Progress | None = Non
     for ordinal, shard in enumerate(manifest.shards):
         checks.append(partial(_shard_faults, base, ordinal, shard, manifest))
         checks.append(partial(_metadata_faults, base, shard))
-    checks += [partial(_slab_faults, base, slab, manifest) for slab in manifest.slabs]
+    checks += [partial(slab_faults, base, slab, manifest) for slab in manifest.slabs]
     checks += [partial(_part_faults, base, part) for part in manifest.parts]
     checks += [partial(_file_faults, base, file) for file in manifest.decisions.files]
     faults: list[Fault] = []
@@ -78,7 +78,7 @@ def _shard_faults(base: str, ordinal: int, shard: Shard, manifest: Manifest) -> 
     return [Fault(shard.path, *place) for place in check_shard(data, ordinal, shard, codes, tombstones)] or faults
 
 
-def _slab_faults(base: str, slab: Slab, manifest: Manifest) -> list[Fault]:
+def slab_faults(base: str, slab: Slab, manifest: Manifest) -> list[Fault]:
     """Rows whose checksum does not match, and codes of removed samples that are still there."""
     data, faults = _read(base, FileRef(path=slab["path"], sha256=slab["sha256"], bytes=slab["bytes"]))
     if data is None:

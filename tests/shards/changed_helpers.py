@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,5 +73,3 @@ class Colours:
 
 def keys_of(samples: Sequence[Held], kind: str) -> list[str]:
     return [key for _, found, key, _ in samples if found == kind]
-
-

@@ -136,7 +136,7 @@ def test_by_kind_and_mixed_shards_hold_the_same_samples(
         for layout, shards in (("mixed", mixed), ("by-kind", apart)):
             made = recipe(layout=layout, train_shards=shards, repeat={"web": factor})
             found.append(list(reference_samples(packed(Path(folder) / layout, made, [tables]))))
-    pictures = [sorted(s[:3] + (str(s[3]),) for s in samples if s[1] != "text") for samples in found]
+    pictures = [sorted((*s[:3], str(s[3])) for s in samples if s[1] != "text") for samples in found]
     assert pictures[0] == pictures[1]
     assert len(pictures[0]) == factor * len(seen)
     for split in SPLITS:
