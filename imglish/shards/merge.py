@@ -123,7 +123,7 @@ def _duplicates(
             ids.append(found)
             places.append(np.full(len(found), number * len(SPLITS) + split_number))
     every, place = np.concatenate(ids), np.concatenate(places)
-    order = np.lexsort((place, every["low"], every["high"]))
+    order = np.lexsort((place, every["low"].astype(np.uint64), every["high"].astype(np.uint64)))
     every, place = every[order], place[order]
     starts = np.flatnonzero(np.append(True, every[1:] != every[:-1])[: len(every)])
     ends = np.append(starts[1:], len(every))[: len(starts)]
