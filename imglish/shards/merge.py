@@ -123,7 +123,7 @@ def _duplicates(
             ids.append(found)
             places.append(np.full(len(found), number * len(SPLITS) + split_number))
     every, place = np.concatenate(ids), np.concatenate(places)
-    order = np.lexsort((place, every["low"].astype(np.uint64), every["high"].astype(np.uint64)))
+    order = np.lexsort((place, every["low"], every["high"]))
     every, place = every[order], place[order]
     starts = np.flatnonzero(np.append(True, every[1:] != every[:-1])[: len(every)])
     ends = np.append(starts[1:], len(every))[: len(starts)]
@@ -132,13 +132,13 @@ def _duplicates(
     across = [n for n in repeated if len(set(part[starts[n] : ends[n]].tolist())) > 1]
     conflicts = sum(len(set(split_of[starts[n] : ends[n]].tolist())) > 1 for n in across)
     examples = {
-        every[starts[n] : starts[n] + 1].tobytes().hex(): sorted({folders[p] for p in part[starts[n] : ends[n]]})
+        "{:016x}{:016x}".format(*every[starts[n]].tolist()): sorted({folders[p] for p in part[starts[n] : ends[n]]})
         for n in across[:EXAMPLES]
     }
     return len(across), conflicts, examples
 
 
-_ID = np.dtype([("high", ">u8"), ("low", ">u8")])
+_ID = np.dtype([("high", np.uint64), ("low", np.uint64)])
 
 
 def _record_ids(base: str, manifest: Manifest, split: str) -> NDArray[np.void]:
@@ -149,7 +149,8 @@ def _record_ids(base: str, manifest: Manifest, split: str) -> NDArray[np.void]:
         if shard.split == split:
             rows = store.read_table(shard.metadata.path, ["table", "key"])
             keys = pc.unique(rows.filter(pc.equal(rows.column("table"), "occurrence")).column("key"))
-            arrays.append(np.frombuffer(bytes.fromhex("".join(keys.to_pylist())), _ID))
+            halves = np.frombuffer(bytes.fromhex("".join(keys.to_pylist())), ">u8").astype(np.uint64)
+            arrays.append(halves.view(_ID))
     return np.concatenate([np.zeros(0, _ID), *arrays])
 
 
