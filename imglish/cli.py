@@ -6,6 +6,7 @@ usage, 75 preempted and saved. Rooms are imported inside the verbs, so that `--h
 
 from __future__ import annotations
 
+import json
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -135,6 +136,40 @@ def verify(
         faults = verify_manifest(manifest, workers, report)
     typer.echo(f"{faults} faults" if faults else "every byte is as the manifest says")
     raise typer.Exit(1 if faults else 0)
+
+
+@app.command()
+def diff(
+    old: ManifestArgument,
+    new: Annotated[Path, typer.Argument(help="manifest.json of the corpus to compare with it.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Everything as one JSON object.")] = False,
+) -> None:
+    """Say what changed from one corpus to another: samples by source and reason, decisions, tokenizers, recipe."""
+    from imglish.audit.diff import describe
+    from imglish.audit.diff import diff as compare
+
+    found = compare(str(old), str(new))
+    typer.echo(json.dumps(found, ensure_ascii=False, sort_keys=True) if as_json else describe(found))
+
+
+@app.command()
+def merge(
+    output: Annotated[Path, typer.Argument(help="Manifest to write, in a folder above all parts.")],
+    parts: Annotated[list[Path], typer.Argument(help="manifest.json of every part, at least two.")],
+    name: Annotated[str, typer.Option(help="Name of the merged corpus.")] = "merged",
+    version: Annotated[str, typer.Option(help="Its version.")] = "1",
+) -> None:
+    """Make one corpus of several, which stay as they are; records that stand in more than one part are counted."""
+    from imglish.shards.merge import merge as join_parts
+
+    found = join_parts(str(output), [str(part) for part in parts], name, version)
+    for record, folders in found.examples.items():
+        typer.echo(f"{record} is in {' and '.join(folders)}")
+    typer.echo(
+        f"{len(parts)} parts, {len(found.manifest.shards)} shards; {found.records} records stand in more than one "
+        f"part, {found.split_conflicts} of them in different splits; the whole is not globally deduplicated"
+    )
+    typer.echo(f"{found.manifest.name}@{found.manifest.version}  digest {found.manifest.digest}")
 
 
 @app.command()

@@ -12,7 +12,7 @@ Three kinds, one per question:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,14 @@ def canonical_json(value: Any) -> bytes:
 def json_digest(value: Any) -> str:
     """SHA-256 (hex) of `canonical_json(value)`."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def flatten(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keys joined by dots, so that two can be compared field by field; lists stay values."""
+    if not isinstance(value, Mapping):
+        return {name: value}
+    parts = [flatten(item, f"{name}.{key}" if name else str(key)) for key, item in value.items()]
+    return {key: item for part in parts for key, item in part.items()}
 
 
 def file_digest(path: Path) -> str:

@@ -68,21 +68,21 @@ def checksum(data: bytes | memoryview) -> int:
     return int(_crc32c(data))
 
 
+_OWNER = b"0000644\0" + b"0000000\0" * 2
+_NO_TIME = b"\0" + b"0" * 11 + b"\0"
+_USTAR = b"0" + bytes(100) + b"ustar\x0000" + bytes(247)
+_FIXED_SUM = sum(_OWNER) + sum(_NO_TIME) + sum(_USTAR) + sum(b" " * 8)
+"""What the constant parts of a header add to its checksum, whose own field counts as blanks."""
+
+
 def header(name: str, size: int) -> bytes:
     """The USTAR header of a regular file: mode 0644, owner 0, mtime 0, so that equal content is equal bytes."""
     encoded = name.encode("ascii")
     if len(encoded) > 100 or not 0 <= size < 8**11:
         raise ValueError(f"member {name!r} of {size} bytes does not fit a ustar header")
-    head = b"".join(
-        (
-            encoded.ljust(100, b"\0"),
-            b"0000644\0" + b"0000000\0" * 2,
-            f"{size:011o}\0{0:011o}\0".encode(),
-            b" " * 8,
-            b"0" + bytes(100) + b"ustar\x0000" + bytes(247),
-        )
-    )
-    return head[:148] + f"{sum(head):06o}\0 ".encode() + head[156:]
+    octal = b"%011o" % size
+    total = _FIXED_SUM + sum(encoded) + sum(octal)
+    return b"%b%b%b%b%06o\0 %b" % (encoded.ljust(100, b"\0"), _OWNER, octal, _NO_TIME, total, _USTAR)
 
 
 def padding(size: int) -> int:

@@ -39,6 +39,7 @@ __all__ = [
     "load_manifest",
     "parse_manifest",
     "reissue",
+    "seal",
     "shard_entry",
 ]
 
@@ -51,15 +52,16 @@ def build_manifest(receipts: Sequence[Receipt], *, name: str, version: str, **fa
     """
     shards = [_packed(receipt) for receipt in receipts]
     values: dict[str, Any] = {"format": "imglish", "format_version": FORMAT_VERSION, "name": name, "version": version}
-    return _sealed({**values, "slabs": [], "tombstones": [], **facts, "shards": shards})
+    return seal({**values, "slabs": [], "tombstones": [], **facts, "shards": shards})
 
 
 def reissue(manifest: Manifest, **changes: Any) -> Manifest:
-    """The manifest with other fields (plain values): counts and digests follow. ManifestError when they do not fit."""
-    return _sealed({**manifest.model_dump(mode="json"), **changes})
+    """The manifest with other fields (plain values): see `seal`."""
+    return seal({**manifest.model_dump(mode="json"), **changes})
 
 
-def _sealed(values: Mapping[str, Any]) -> Manifest:
+def seal(values: Mapping[str, Any]) -> Manifest:
+    """The manifest of these fields; counts and digests are made from them. ManifestError when they do not fit."""
     blank = {"data_digest": "0" * 64, "digest": "0" * 64, "counts": _sum_counts(values["shards"])}
     plain = _validate({**values, **blank}, "manifest").model_dump(mode="json")
     plain["data_digest"] = json_digest(_data_part(plain))
