@@ -31,6 +31,22 @@ BATCH: Mapping[Kind, int] = MappingProxyType({"pair": 8, "image": 8, "text": 8})
 MASKS = Masks()
 
 
+def corpus_order(
+    corpus: Corpus,
+    batch: Mapping[Kind, int] = BATCH,
+    seed: int = 0,
+    exclusions: Exclusions | str | Path | None = None,
+    schedule: Schedule | None = None,
+    lanes: int = LANES,
+    windows: Mapping[Kind, int] | None = None,
+) -> Order:
+    """The order of a run on a corpus, as the loader, replay and the planner take it; arguments as in `Loader`."""
+    if isinstance(exclusions, (str, Path)):
+        exclusions = Exclusions.load(exclusions)
+    sections = {kind: corpus.sections(kind) for kind in KINDS}
+    return Order(sections, batch, seed, lanes, windows, schedule, exclusions)
+
+
 @dataclass(frozen=True)
 class Step:
     """The work of one step on one rank: a pure, picklable function of the position."""
@@ -78,11 +94,8 @@ class Loader(Iterator[Batch]):
             raise OrderError(f"rank {rank} of {world_size}: ranks count from 0 to {world_size - 1}")
         if workers < 0:
             raise OrderError(f"workers is {workers}; it is a number of threads, or 0 to work without any")
-        if isinstance(exclusions, (str, Path)):
-            exclusions = Exclusions.load(exclusions)
-        sections = {kind: corpus.sections(kind) for kind in KINDS}
         self.corpus = corpus
-        self.order = Order(sections, batch, seed, lanes, windows, schedule, exclusions)
+        self.order = corpus_order(corpus, batch, seed, exclusions, schedule, lanes, windows)
         self.order.mixture.check_world(world_size)
         self.position = 0
         self._collator = Collator(corpus, masks, caption_length, text_length, image_size)
