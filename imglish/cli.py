@@ -83,11 +83,23 @@ def demo(
 
 
 @app.command()
-def plan(recipe: RecipeArgument, overrides: Overrides = None) -> None:
-    """Say what is done, what is to do, and how many shards the corpus should have; change nothing."""
+def plan(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    train: Annotated[bool, typer.Option("--train", help="The training run instead of the build.")] = False,
+    manifest: Annotated[Path | None, typer.Option(help="With --train: corpus; the recipe's own by default.")] = None,
+    world_size: Annotated[int, typer.Option(min=1, help="With --train: number of ranks.")] = 1,
+) -> None:
+    """Say what is done, what is to do, and how many shards the corpus should have; change nothing.
+
+    With --train: what the recipe's run will read from a corpus, what it has to cache, and how well it is shuffled.
+    """
     from imglish import plan as planner
 
-    for line in planner.plan(load_recipe(recipe, overrides or ())):
+    if not train and (manifest is not None or world_size != 1):
+        raise typer.BadParameter("--manifest and --world-size belong to --train; add it")
+    chosen = load_recipe(recipe, overrides or ())
+    for line in planner.plan_training(chosen, manifest, world_size) if train else planner.plan(chosen):
         typer.echo(line)
 
 
