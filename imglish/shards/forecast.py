@@ -87,7 +87,7 @@ def share_chance(order: KindOrder, batch: int) -> float:
 
 
 def _share_in_lane(order: KindOrder) -> float:
-    """The same for two rows that a lane gives at about one time: the mean over its windows, cut as `order` cuts them."""
+    """The same for two rows that a lane gives at about one time: the mean over its windows as `order` cuts them."""
     lane_rows = order.count // order.lanes
     window = min(order.window, lane_rows)
     if order.lanes == 1 and window == order.count:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imglish.errors import ShardError
 from imglish.records import Kind
@@ -117,36 +118,42 @@ def _origin(occurrences: Sequence[Occurrence], caption: int) -> str | None:
 
 
 def _index_rows(corpus: Corpus, kind: Kind, rows: Rows) -> list[Any]:
-    """One index row each; None where a local shard is missing."""
+    """One index row each; None where a local shard is missing. ShardError for a row that cannot be right."""
+    width = fmt.INDEX_ROW[kind].itemsize
     places = _places(rows)
-    there = {ordinal: _is_there(corpus, ordinal) for ordinal in np.unique(rows.ordinal).tolist()}
+    shards = {ordinal: corpus.manifest.shards[ordinal] for ordinal, _ in places}
+    urls = {ordinal: join(corpus.base, shard.path) for ordinal, shard in shards.items()}
+    starts = {ordinal: shard.sections[kind].index_offset for ordinal, shard in shards.items()}
+    there = {ordinal for ordinal, url in urls.items() if not is_local(url) or local_path(url).exists()}
+    present = [place for place, (ordinal, _) in enumerate(places) if ordinal in there]
 
-    def read(place: int) -> Any:
-        ordinal, row = places[place]
-        return _index_row(corpus, kind, ordinal, row) if there[ordinal] else None
+    def read(number: int) -> bytes:
+        ordinal, row = places[present[number]]
+        return read_range(urls[ordinal], starts[ordinal] + row * width, width)
 
-    return _spread(corpus, read, len(rows))
+    entries = fmt.decode_rows(kind, b"".join(_spread(corpus, read, len(present))))
+    sections = [shards[places[place][0]].sections[kind] for place in present]
+    for number in np.flatnonzero(~_fit(entries, kind, sections))[:1]:
+        ordinal, row = places[present[number]]
+        raise ShardError(
+            f"shard {ordinal} ({shards[ordinal].path}): index row {row} of kind {kind} is damaged; {_WAY_OUT}"
+        )
+    found: list[Any] = [None] * len(places)
+    for place, entry in zip(present, entries, strict=True):
+        found[place] = entry
+    return found
 
 
-def _index_row(corpus: Corpus, kind: Kind, ordinal: int, row: int) -> Any:
-    shard = corpus.manifest.shards[ordinal]
-    section, width = shard.sections[kind], fmt.INDEX_ROW[kind].itemsize
-    data = read_range(join(corpus.base, shard.path), section.index_offset + row * width, width)
-    entry = fmt.decode_rows(kind, data)[0]
-    if not _fits(entry, kind, section):
-        raise ShardError(f"shard {ordinal} ({shard.path}): index row {row} of kind {kind} is damaged; {_WAY_OUT}")
-    return entry
-
-
-def _fits(entry: Any, kind: Kind, section: Section) -> bool:
-    """Whether the members stand in the section as a tar puts them, which is all that a single row can prove."""
-    place = first = int(entry[fmt.FIELDS[kind][0]]["offset"])
+def _fit(entries: fmt.Rows, kind: Kind, sections: Sequence[Section]) -> NDArray[np.bool_]:
+    """Whether the members stand in their section as a tar puts them, which is all that rows alone can prove."""
+    place = first = entries[fmt.FIELDS[kind][0]]["offset"].astype(np.int64)
+    fits = first >= np.array([section.offset + fmt.RECORD for section in sections])
     for field in fmt.FIELDS[kind]:
-        length = int(entry[field]["length"])
-        if int(entry[field]["offset"]) != place:
-            return False
-        place += length + fmt.padding(length) + fmt.RECORD
-    return first >= section.offset + fmt.RECORD and place - fmt.RECORD <= section.offset + section.bytes
+        fits &= entries[field]["offset"] == place
+        lengths = entries[field]["length"].astype(np.int64)
+        place = place + lengths + -lengths % fmt.RECORD + fmt.RECORD
+    ends = np.array([section.offset + section.bytes for section in sections])
+    return np.asarray(fits & (place - fmt.RECORD <= ends))
 
 
 def _payloads(corpus: Corpus, kind: Kind, ordinal: int, row: int, entry: Any) -> dict[str, bytes]:
@@ -169,12 +176,6 @@ def _payloads(corpus: Corpus, kind: Kind, ordinal: int, row: int, entry: Any) ->
 
 def _key(entry: Any) -> str | None:
     return None if entry is None else bytes(entry["key"]).hex()
-
-
-def _is_there(corpus: Corpus, ordinal: int) -> bool:
-    """False when a local shard is missing; a remote one is asked for, and its absence is an error."""
-    url = join(corpus.base, corpus.manifest.shards[ordinal].path)
-    return not is_local(url) or local_path(url).exists()
 
 
 def _by_shard(rows: Rows, work: Callable[[int, list[int]], Sequence[T]]) -> list[T]:
