@@ -10,7 +10,7 @@ import json
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -84,11 +84,23 @@ def demo(
 
 
 @app.command()
-def plan(recipe: RecipeArgument, overrides: Overrides = None) -> None:
-    """Say what is done, what is to do, and how many shards the corpus should have; change nothing."""
+def plan(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    train: Annotated[bool, typer.Option("--train", help="The training run instead of the build.")] = False,
+    manifest: Annotated[Path | None, typer.Option(help="With --train: corpus; the recipe's own by default.")] = None,
+    world_size: Annotated[int, typer.Option(min=1, help="With --train: number of ranks.")] = 1,
+) -> None:
+    """Say what is done, what is to do, and how many shards the corpus should have; change nothing.
+
+    With --train: what the recipe's run will read from a corpus, what it has to cache, and how well it is shuffled.
+    """
     from imglish import plan as planner
 
-    for line in planner.plan(load_recipe(recipe, overrides or ())):
+    if not train and (manifest is not None or world_size != 1):
+        raise typer.BadParameter("--manifest and --world-size belong to --train; add it")
+    chosen = load_recipe(recipe, overrides or ())
+    for line in planner.plan_training(chosen, manifest, world_size) if train else planner.plan(chosen):
         typer.echo(line)
 
 
@@ -213,6 +225,50 @@ def train(
     with reporter() as report:
         result = train_recipe(chosen, manifest, output, report)
     typer.echo(train_summary(result))
+
+
+@app.command()
+def replay(
+    manifest: ManifestArgument,
+    step: Annotated[int, typer.Option(help="Step of the run, counted from 1 as in metrics.jsonl.")],
+    seed: Annotated[int | None, typer.Option(help="Seed of the run; 0 when left out.")] = None,
+    batch: Annotated[str | None, typer.Option(help="Global batch; pair=8,image=8,text=8 when left out.")] = None,
+    lanes: Annotated[int | None, typer.Option(help="Lanes of the order; 64 when left out.")] = None,
+    windows: Annotated[str | None, typer.Option(help="Rows of a window, as pair=8000,image=6000.")] = None,
+    exclusions: Annotated[Path | None, typer.Option(help="Exclusions file of the run.")] = None,
+    schedule: Annotated[
+        list[str] | None, typer.Option(help="Change of the batch, as 1000:pair=16,text=8; once per change.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="run.json of a run: its seed, batch and all the others.")] = None,
+    details: Annotated[bool, typer.Option("--details", help="Add sources, URLs, captions and views.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say which samples a step saw: kinds, shards, rows, keys, and the digest that the run logged for it.
+
+    Needs the manifest; keys need the index of the shards, details their metadata. Reads no image and needs no GPU.
+    """
+    import json
+
+    from imglish.shards.loader import corpus_order
+    from imglish.shards.reader import open_corpus
+    from imglish.shards.replay import order_of_run, parse_change, parse_counts, to_json, to_lines
+    from imglish.shards.replay import replay as replay_step
+
+    options = {
+        "batch": parse_counts(batch) if batch else None,
+        "seed": seed,
+        "exclusions": exclusions,
+        "schedule": [parse_change(text) for text in schedule or ()] or None,
+        "lanes": lanes,
+        "windows": parse_counts(windows) if windows else None,
+    }
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if run is not None and given:
+        raise typer.BadParameter(f"--run says what {', '.join(given)} was; leave it out, or leave out --run")
+    corpus = open_corpus(str(manifest))
+    order = corpus_order(corpus, **given) if run is None else order_of_run(run, corpus)
+    replayed = replay_step(corpus, order, step, details)
+    typer.echo(json.dumps(to_json(replayed), ensure_ascii=False) if as_json else "\n".join(to_lines(replayed)))
 
 
 @app.command()
