@@ -24,7 +24,7 @@ BATCH: dict[Kind, int] = dict.fromkeys(KINDS, 4)
 CHUNK = 256 << 10
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.integers(0, 90), min_size=1, max_size=12).filter(any),
     st.integers(1, 16),
