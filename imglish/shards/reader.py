@@ -156,8 +156,7 @@ class Corpus:
         """The payloads of a pair or image, through one range (two where a slab has the codes)."""
         raw_key, *spans, _ = self.index(kind, ordinal)[row].item()
         key = raw_key.hex()
-        start = min(at for at, _, _ in spans)
-        end = max(at + length for at, length, _ in spans)
+        start, end = spans[0][0], spans[-1][0] + spans[-1][1]
         fields: dict[str, bytes] = {}
 
         def check(data: bytes) -> Fault | None:
