@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,6 +37,14 @@ class Log:
 
     def paths(self, suffix: str = ".tar") -> set[str]:
         return {path for path, _, _ in self.ranges if path.endswith(suffix)}
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Look again and again, for 30 seconds at most."""
+    end = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < end
+        threading.Event().wait(0.01)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,11 +14,15 @@ import pytest
 
 from imglish.errors import SampleError, WorkerError
 from imglish.records import KINDS, Kind
+from imglish.seeds import stream
 from imglish.shards import Corpus, open_corpus
-from imglish.shards.exclusions import Exclusions
+from imglish.shards.exclusions import Exclusion, Exclusions
 from imglish.shards.loader import Loader
+from imglish.shards.order import Order, batch_digest
+from imglish.shards.prefetch import Prefetch
 from imglish.shards.workers import Workers
 from tests.shards.corpus_helpers import small_corpus
+from tests.shards.remote_helpers import wait_until
 
 BATCH: dict[Kind, int] = dict.fromkeys(KINDS, 12)
 ARRAYS = ("images", "codes", "image_mask", "ids", "padding_mask", "text_mask")
@@ -46,10 +49,7 @@ def gone(pid: int) -> bool:
 
 
 def wait_for_the_end_of(pids: list[int]) -> None:
-    end = time.monotonic() + 30
-    while not all(map(gone, pids)):
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    wait_until(lambda: all(map(gone, pids)))
 
 
 @pytest.mark.parametrize("world_size", [1, 4])
@@ -109,6 +109,43 @@ def test_a_worker_that_dies_is_an_error_that_says_how(corpus: Corpus) -> None:
         with pytest.raises(WorkerError, match=rf"worker process {process.pid} of the loader was ended by SIGKILL"):
             for _ in range(10):
                 next(loader)
+
+
+def random_order(number: int) -> tuple[Order, int]:
+    """An order over a random corpus, with lanes, windows, counts, a schedule and exclusions, and its world size."""
+    draws = iter(stream(number, "random order").bits(200).tolist())
+
+    def up_to(last: int) -> int:
+        return next(draws) % (last + 1)
+
+    world = 1 + up_to(3)
+    sections = {kind: [(shard, up_to(60)) for shard in range(1 + up_to(9))] + [(10, 3)] for kind in KINDS}
+    batch: dict[Kind, int] = {kind: world * (1 + up_to(30)) for kind in KINDS}
+    windows: dict[Kind, int] | None = {kind: 1 + up_to(90) for kind in KINDS} if up_to(1) else None
+    schedule = [(1 + up_to(5), {"pair": world * (1 + up_to(9))})]
+    lines = Exclusions(Exclusion(up_to(6), kind, 10, up_to(1)) for kind in KINDS for _ in range(2))
+    return Order(sections, batch, number, 1 + up_to(70), windows, schedule, lines), world
+
+
+def digests_of_a_random_order(number: int) -> list[str]:
+    """Digests of batches put together from the shares of all ranks."""
+    order, world = random_order(number)
+    found = []
+    for position in (0, 1, 6, 7, 10_000):
+        whole = order.rows(position)
+        shares = [{kind: rows.share(rank, world) for kind, rows in whole.items()} for rank in range(world)]
+        for kind, rows in whole.items():
+            again = np.stack([share[kind].row for share in shares], axis=1).reshape(-1)
+            assert np.array_equal(again, rows.row)
+        found.append(batch_digest(whole))
+    return found
+
+
+def test_orders_of_random_corpora_are_the_same_in_every_process() -> None:
+    ahead = Prefetch(digests_of_a_random_order, workers=2, processes=True)
+    for number in range(100):
+        assert ahead.get(number) == digests_of_a_random_order(number)
+    ahead.close()
 
 
 def fail(number: int) -> int:

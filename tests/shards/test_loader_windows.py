@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from imglish.shards import open_corpus
 from imglish.shards.cache import Cache
 from imglish.shards.loader import Loader
 from imglish.shards.order import KindOrder
-from tests.shards.remote_helpers import QUICK, Log, large_corpus, serve
+from tests.shards.remote_helpers import QUICK, Log, large_corpus, serve, wait_until
 
 BATCH: dict[Kind, int] = dict.fromkeys(KINDS, 4)
 CHUNK = 256 << 10
@@ -77,13 +76,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def served(root: Path) -> Iterator[tuple[str, Log]]:
     with serve(root) as (url, log):
         yield f"{url}/manifest.json", log
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < end
-        threading.Event().wait(0.01)
 
 
 def test_once_the_windows_are_fetched_batches_ask_for_nothing(served: tuple[str, Log], tmp_path: Path) -> None:
