@@ -7,10 +7,11 @@ usage, 75 preempted and saved. Rooms are imported inside the verbs, so that `--h
 from __future__ import annotations
 
 import os
+import json
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -88,11 +89,23 @@ def demo(
 
 
 @app.command()
-def plan(recipe: RecipeArgument, overrides: Overrides = None) -> None:
-    """Say what is done, what is to do, and how many shards the corpus should have; change nothing."""
+def plan(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    train: Annotated[bool, typer.Option("--train", help="The training run instead of the build.")] = False,
+    manifest: Annotated[Path | None, typer.Option(help="With --train: corpus; the recipe's own by default.")] = None,
+    world_size: Annotated[int, typer.Option(min=1, help="With --train: number of ranks.")] = 1,
+) -> None:
+    """Say what is done, what is to do, and how many shards the corpus should have; change nothing.
+
+    With --train: what the recipe's run will read from a corpus, what it has to cache, and how well it is shuffled.
+    """
     from imglish import plan as planner
 
-    for line in planner.plan(load_recipe(recipe, overrides or ())):
+    if not train and (manifest is not None or world_size != 1):
+        raise typer.BadParameter("--manifest and --world-size belong to --train; add it")
+    chosen = load_recipe(recipe, overrides or ())
+    for line in planner.plan_training(chosen, manifest, world_size) if train else planner.plan(chosen):
         typer.echo(line)
 
 
@@ -143,6 +156,40 @@ def verify(
 
 
 @app.command()
+def diff(
+    old: ManifestArgument,
+    new: Annotated[Path, typer.Argument(help="manifest.json of the corpus to compare with it.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Everything as one JSON object.")] = False,
+) -> None:
+    """Say what changed from one corpus to another: samples by source and reason, decisions, tokenizers, recipe."""
+    from imglish.audit.diff import describe
+    from imglish.audit.diff import diff as compare
+
+    found = compare(str(old), str(new))
+    typer.echo(json.dumps(found, ensure_ascii=False, sort_keys=True) if as_json else describe(found))
+
+
+@app.command()
+def merge(
+    output: Annotated[Path, typer.Argument(help="Manifest to write, in a folder above all parts.")],
+    parts: Annotated[list[Path], typer.Argument(help="manifest.json of every part, at least two.")],
+    name: Annotated[str, typer.Option(help="Name of the merged corpus.")] = "merged",
+    version: Annotated[str, typer.Option(help="Its version.")] = "1",
+) -> None:
+    """Make one corpus of several, which stay as they are; records that stand in more than one part are counted."""
+    from imglish.shards.merge import merge as join_parts
+
+    found = join_parts(str(output), [str(part) for part in parts], name, version)
+    for record, folders in found.examples.items():
+        typer.echo(f"{record} is in {' and '.join(folders)}")
+    typer.echo(
+        f"{len(parts)} parts, {len(found.manifest.shards)} shards; {found.records} records stand in more than one "
+        f"part, {found.split_conflicts} of them in different splits; the whole is not globally deduplicated"
+    )
+    typer.echo(f"{found.manifest.name}@{found.manifest.version}  digest {found.manifest.digest}")
+
+
+@app.command()
 def audit(
     manifest: ManifestArgument,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML file; report.html beside it.")] = None,
@@ -183,6 +230,50 @@ def train(
     with reporter() as report:
         result = train_recipe(chosen, manifest, output, report)
     typer.echo(train_summary(result))
+
+
+@app.command()
+def replay(
+    manifest: ManifestArgument,
+    step: Annotated[int, typer.Option(help="Step of the run, counted from 1 as in metrics.jsonl.")],
+    seed: Annotated[int | None, typer.Option(help="Seed of the run; 0 when left out.")] = None,
+    batch: Annotated[str | None, typer.Option(help="Global batch; pair=8,image=8,text=8 when left out.")] = None,
+    lanes: Annotated[int | None, typer.Option(help="Lanes of the order; 64 when left out.")] = None,
+    windows: Annotated[str | None, typer.Option(help="Rows of a window, as pair=8000,image=6000.")] = None,
+    exclusions: Annotated[Path | None, typer.Option(help="Exclusions file of the run.")] = None,
+    schedule: Annotated[
+        list[str] | None, typer.Option(help="Change of the batch, as 1000:pair=16,text=8; once per change.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="run.json of a run: its seed, batch and all the others.")] = None,
+    details: Annotated[bool, typer.Option("--details", help="Add sources, URLs, captions and views.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say which samples a step saw: kinds, shards, rows, keys, and the digest that the run logged for it.
+
+    Needs the manifest; keys need the index of the shards, details their metadata. Reads no image and needs no GPU.
+    """
+    import json
+
+    from imglish.shards.loader import corpus_order
+    from imglish.shards.reader import open_corpus
+    from imglish.shards.replay import order_of_run, parse_change, parse_counts, to_json, to_lines
+    from imglish.shards.replay import replay as replay_step
+
+    options = {
+        "batch": parse_counts(batch) if batch else None,
+        "seed": seed,
+        "exclusions": exclusions,
+        "schedule": [parse_change(text) for text in schedule or ()] or None,
+        "lanes": lanes,
+        "windows": parse_counts(windows) if windows else None,
+    }
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if run is not None and given:
+        raise typer.BadParameter(f"--run says what {', '.join(given)} was; leave it out, or leave out --run")
+    corpus = open_corpus(str(manifest))
+    order = corpus_order(corpus, **given) if run is None else order_of_run(run, corpus)
+    replayed = replay_step(corpus, order, step, details)
+    typer.echo(json.dumps(to_json(replayed), ensure_ascii=False) if as_json else "\n".join(to_lines(replayed)))
 
 
 @app.command()

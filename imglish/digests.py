@@ -12,7 +12,9 @@ Three kinds, one per question:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +36,23 @@ def record_id(content: str, payload: bytes) -> bytes:
 
 def canonical_json(value: Any) -> bytes:
     """RFC 8785 bytes of a JSON value: sorted keys, no blanks, one spelling per number."""
+    if _spelled_alike(value):
+        with suppress(UnicodeEncodeError):  # a lone surrogate, which rfc8785 refuses by name
+            return _ENCODER.encode(value).encode()
     return rfc8785.dumps(value)
 
 
 def json_digest(value: Any) -> str:
     """SHA-256 (hex) of `canonical_json(value)`."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def flatten(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keys joined by dots, so that two can be compared field by field; lists stay values."""
+    if not isinstance(value, Mapping):
+        return {name: value}
+    parts = [flatten(item, f"{name}.{key}" if name else str(key)) for key, item in value.items()]
+    return {key: item for part in parts for key, item in part.items()}
 
 
 def file_digest(path: Path) -> str:
@@ -69,6 +82,24 @@ def sort_rows(table: pa.Table, keys: Sequence[str]) -> pa.Table:
     if table.num_rows < 2:
         return table
     return table.take(pc.sort_indices(table, sort_keys=[(key, "ascending") for key in keys]))
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+"""In C, five times as fast as rfc8785, which counts for a manifest of 3,000 shards."""
+_EXACT = 1 << 53
+"""Integers of at least this size are refused by RFC 8785."""
+
+
+def _spelled_alike(value: Any) -> bool:
+    """Whether the standard library spells a value as RFC 8785 does: no floats, keys in ASCII, no large integers."""
+    kind = type(value)
+    if kind is str or kind is bool or value is None:
+        return True
+    if kind is int:
+        return bool(-_EXACT < value < _EXACT)
+    if kind is dict:
+        return all(type(key) is str and key.isascii() for key in value) and all(map(_spelled_alike, value.values()))
+    return (kind is list or kind is tuple) and all(map(_spelled_alike, value))
 
 
 def _logical_type(kind: pa.DataType) -> str:

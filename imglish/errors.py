@@ -10,6 +10,8 @@ without a traceback and exit 1; a usage error exits 2; a preempted run that save
     ├── StageError        a unit of a stage failed; nothing that other units built is lost
     ├── LockError         the lock and the fitted models disagree
     ├── ShardError        a shard is damaged: names shard, sample and field
+    │   └── SampleError   one sample of it is, and can be excluded
+    ├── WorkerError       a worker process of a loader ended by itself
     ├── ManifestError     a manifest is damaged, too new, or disagrees with its shards
     ├── OrderError        a loader was asked for an impossible batch or given another corpus's state
     ├── FetchError        a URL gave no payload (becomes the status of a row of landing)
@@ -53,6 +55,23 @@ class LockError(ImglishError):
 
 class ShardError(ImglishError):
     """A shard is damaged."""
+
+
+class SampleError(ShardError):
+    """One sample is damaged; `kind`, `shard` (ordinal) and `row` are what an exclusions file needs."""
+
+    def __init__(self, message: str, kind: str, shard: int, row: int) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.shard = shard
+        self.row = row
+
+    def __reduce__(self) -> tuple[type[SampleError], tuple[str, str, int, int]]:
+        return type(self), (str(self), self.kind, self.shard, self.row)
+
+
+class WorkerError(ImglishError):
+    """A worker process of a loader ended by itself."""
 
 
 class ManifestError(ImglishError):

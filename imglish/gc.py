@@ -77,6 +77,9 @@ def _manifest_files(store: Store) -> Iterator[str]:
     for shard in manifest.shards:
         yield from (shard.path, shard.metadata.path)
     yield from (file.path for file in manifest.decisions.files)
-    for path in (manifest.tokenizers.text.path, manifest.tokenizers.visual.path):
+    yield from (slab["path"] for slab in manifest.slabs)
+    tokenizers = manifest.tokenizers
+    visual = [model.path for model in (tokenizers.visual, *tokenizers.others)]
+    for path in (tokenizers.text.path, *visual):
         if path is not None:
             yield path

@@ -201,6 +201,9 @@ class PackConfig(Section):
     """Captions of one pair, the first in the order of DESIGN section 4."""
     max_caption_ids: int = Field(default=64, ge=4)
     """Ids of one caption with `<s>` and `</s>`; longer ones are truncated and counted."""
+    repeat: dict[str, Annotated[int, Field(ge=1, le=1000)]] = {}
+    """Index rows of a sample by source name, 1 when absent: `{ albums = 3 }` shows each picture of that source three
+    times in an epoch. A sample with occurrences of several sources gets the largest. Pairs and images only."""
     rounds: Annotated[int, RUN] = Field(default=1, ge=1)
     """Rounds over id ranges; more rounds need less temporary space."""
 
@@ -311,6 +314,18 @@ class Recipe(Section):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two sources are called {twice[0]!r}; give each its own name")
+        return self
+
+    @model_validator(mode="after")
+    def _repeated_sources(self) -> Recipe:
+        kinds = {source.name: source.kind for source in self.source}
+        for name in self.pack.repeat:
+            if name not in kinds:
+                near = difflib.get_close_matches(name, kinds, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"the sources are {', '.join(sorted(kinds))}"
+                raise ValueError(f"pack.repeat names {name!r}, which is no source; {hint}")
+            if kinds[name] == "text":
+                raise ValueError(f"pack.repeat names {name!r}, a source of text; only pairs and images are repeated")
         return self
 
 

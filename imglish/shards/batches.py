@@ -16,14 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from imglish.errors import ImageError, OrderError, ShardError
+from imglish.errors import ImageError, OrderError, SampleError
 from imglish.records import Kind
-from imglish.seeds import below, draw
-from imglish.shards.format import BLOCK_IDS, BOS, PAD, block_key
+from imglish.seeds import draw, uniform
+from imglish.shards.buffers import Buffers
+from imglish.shards.format import BLOCK_IDS, BOS, PAD, VIEW_FIELDS, block_key, decode_u16, split_captions
 from imglish.shards.masks import Masks, block_masks, text_masks
 from imglish.shards.order import Rows
 from imglish.shards.reader import Corpus
-from imglish.shards.samples import U16, ImageSample, PairSample
+from imglish.shards.samples import U16
 from imglish.shards.views import render
 
 EOS = 2
@@ -93,6 +94,8 @@ class Collator:
         self.corpus = corpus
         self.masks = masks
         self.grid = visual.grid
+        self._codes = visual.grid[0] * visual.grid[1]
+        self._buffers = Buffers()
         self.caption_length = _at_least("caption_length", caption_length, 2)
         self.text_length = min(
             _at_least("text_length", BLOCK_IDS if text_length is None else text_length, 1), BLOCK_IDS
@@ -100,7 +103,7 @@ class Collator:
         self.image_size = _at_least("image_size", visual.size if image_size is None else image_size, 1)
 
     def __call__(self, position: int, rows: Mapping[Kind, Rows], digest: str, replaced: int) -> Batch:
-        """The batch of these rows; ShardError names a sample that is damaged."""
+        """The batch of these rows; SampleError names a sample that is damaged."""
         keys: dict[Kind, list[str]] = {}
         kinds: dict[Kind, KindBatch] = {}
         for kind, wanted in rows.items():
@@ -108,30 +111,29 @@ class Collator:
         return Batch(position, digest, replaced, keys, kinds)
 
     def _texts(self, rows: Rows) -> tuple[list[str], KindBatch]:
-        blocks = np.empty((len(rows), BLOCK_IDS), dtype=np.uint16)
-        for ordinal in np.unique(rows.ordinal):
-            chosen = rows.ordinal == ordinal
-            blocks[chosen] = self.corpus.read_blocks(int(ordinal), rows.row[chosen])
-        ids = blocks[:, : self.text_length].astype(np.int64)
+        ids = self.corpus.blocks(rows.ordinal, rows.row)[:, : self.text_length].astype(np.int64)
         mask = text_masks(rows.text_mask, ids, self.masks.text, NEVER_MASKED)
         keys = [block_key(ordinal, row) for ordinal, row in _places(rows)]
         return keys, KindBatch(ids=ids, padding_mask=ids == PAD, text_mask=mask)
 
     def _pictures(self, kind: Kind, rows: Rows) -> tuple[list[str], KindBatch]:
         count, side = len(rows), self.image_size
-        images = np.empty((count, side, side, 3), dtype=np.uint8)
-        codes = np.empty((count, self.grid[0] * self.grid[1]), dtype=np.int64)
+        images = self._buffers.take((count, side, side, 3))
+        codes = np.empty((count, self._codes), dtype=np.int64)
         ids = np.full((count, self.caption_length), PAD, dtype=np.int64)
         keys = []
-        for place, (ordinal, row) in enumerate(_places(rows)):
-            sample = self._read(kind, ordinal, row)
-            view = int(below(draw(rows.view[place], 0), len(sample.views))[0])
-            images[place] = self._render(sample, view, ordinal, row)
-            codes[place] = sample.codes[view]
-            keys.append(sample.key)
-            if isinstance(sample, PairSample):
-                caption = sample.ids[int(rows.caption[place]) % len(sample.ids)]
-                _put_caption(ids[place], caption)
+        places = _places(rows)
+        choices = uniform(draw(rows.view, 0)).tolist()
+        samples = self.corpus.map(lambda place: self.corpus.members(kind, *place), places)
+        for number, (place, (key, fields)) in enumerate(zip(places, samples, strict=True)):
+            views = self._views(kind, place, key, fields)
+            view = int(choices[number] * len(views))
+            self._render(fields["jpg"], views[view], images[number], (kind, *place, key))
+            codes[number] = np.frombuffer(fields["codes"], "<u2", self._codes, 2 * self._codes * view)
+            keys.append(key)
+            if kind == "pair":
+                captions = split_captions(decode_u16(fields["ids"]))
+                _put_caption(ids[number], captions[int(rows.caption[number]) % len(captions)])
         patches = self.masks.patches(self.grid)
         batch = KindBatch(images, codes, block_masks(rows.image_mask, self.grid, patches))
         return keys, self._with_captions(batch, ids, rows) if kind == "pair" else batch
@@ -140,31 +142,30 @@ class Collator:
         mask = text_masks(rows.text_mask, ids, self.masks.caption, NEVER_MASKED)
         return KindBatch(batch.images, batch.codes, batch.image_mask, ids, ids == PAD, mask)
 
-    def _read(self, kind: Kind, ordinal: int, row: int) -> PairSample | ImageSample:
-        sample = self.corpus.read("pair", ordinal, row) if kind == "pair" else self.corpus.read("image", ordinal, row)
-        expected = (len(sample.views), self.grid[0] * self.grid[1])
-        if (
-            not len(sample.views)
-            or sample.codes.shape != expected
-            or (isinstance(sample, PairSample) and not sample.ids)
-        ):
-            raise ShardError(
-                f"shard {ordinal}, {kind} row {row} ({sample.key}): codes {list(sample.codes.shape)} for "
-                f"{len(sample.views)} views of {self.grid[0]} x {self.grid[1]} patches; rebuild the shard, or {_SKIP}"
-            )
-        return sample
+    def _views(self, kind: Kind, place: tuple[int, int], key: str, fields: Mapping[str, bytes]) -> U16:
+        """Views of a sample, u16 [K, 5]; SampleError when fields are missing or do not fit each other."""
+        views = np.frombuffer(fields["views"], "<u2").reshape(-1, VIEW_FIELDS)
+        if len(views) and len(fields["codes"]) == 2 * self._codes * len(views) and (kind != "pair" or fields["ids"]):
+            return views
+        raise SampleError(
+            f"shard {place[0]}, {kind} row {place[1]} ({key}): {len(fields['codes'])} bytes of codes for {len(views)} "
+            f"views of {self.grid[0]} x {self.grid[1]} patches; rebuild the shard",
+            kind,
+            *place,
+        )
 
-    def _render(self, sample: PairSample | ImageSample, view: int, ordinal: int, row: int) -> NDArray[np.uint8]:
+    def _render(self, jpeg: bytes, view: U16, out: NDArray[np.uint8], sample: tuple[Kind, int, int, str]) -> None:
         try:
-            return render(sample.jpeg, sample.views[view], self.image_size)
+            render(jpeg, view, self.image_size, out)
         except (ImageError, ValueError) as error:
-            raise ShardError(
-                f"shard {ordinal}, row {row} ({sample.key}): view {view} cannot be rendered: {error}; "
-                f"rebuild the shard, or {_SKIP}"
+            kind, ordinal, row, key = sample
+            raise SampleError(
+                f"shard {ordinal}, {kind} row {row} ({key}): its view {view.tolist()} cannot be rendered: {error}; "
+                "rebuild the shard",
+                kind,
+                ordinal,
+                row,
             ) from error
-
-
-_SKIP = "skip the row with a line of the exclusions file"
 
 
 def _put_caption(target: Ids, ids: U16) -> None:

@@ -7,7 +7,8 @@ An exclusions file is JSON lines; each line holds from one position (number of a
 Exclusions never change the number of rows. An excluded row is replaced by the next row of its kind in
 manifest order, cyclically, that is not excluded; those replacements are the only duplicates in an epoch.
 A loader's state holds the digest of the lines that took part in consumed batches, so lines that start
-later may be added between two runs, and no others.
+later may be added between two runs, and no others. The tombstones of a manifest are excluded in the same way,
+at every position of a run on that manifest; they belong to the manifest's digest, not to that of the lines.
 """
 
 from __future__ import annotations
@@ -37,12 +38,17 @@ class Exclusion:
     shard: int
     row: int
 
+    def to_json(self) -> str:
+        """The line of the file."""
+        return json.dumps({"from": self.start, "kind": self.kind, "shard": self.shard, "row": self.row})
+
 
 class Exclusions:
-    """A set of exclusions; the order of lines does not matter."""
+    """A set of exclusions; the order of lines does not matter. `tombstones` are excluded from batch 0 on."""
 
-    def __init__(self, lines: Iterable[Exclusion] = ()) -> None:
+    def __init__(self, lines: Iterable[Exclusion] = (), tombstones: Iterable[Exclusion] = ()) -> None:
         self.lines: Sequence[Exclusion] = tuple(sorted(set(lines)))
+        self.tombstones: Sequence[Exclusion] = tuple(tombstones)
 
     @classmethod
     def load(cls, path: str | Path) -> Exclusions:
@@ -59,8 +65,9 @@ class Exclusions:
         return json_digest([[x.start, x.kind, x.shard, x.row] for x in self.lines if x.start < position])
 
     def rows(self, kind: Kind) -> tuple[I64, I64, I64]:
-        """(start, shard, row) of a kind's lines, int64 [lines] each."""
-        found = [(line.start, line.shard, line.row) for line in self.lines if line.kind == kind]
+        """(start, shard, row) of a kind's lines and tombstones, int64 [n] each."""
+        every = (*self.lines, *self.tombstones)
+        found = [(line.start, line.shard, line.row) for line in every if line.kind == kind]
         columns = np.array(found, dtype=np.int64).reshape(-1, 3).T
         return columns[0], columns[1], columns[2]
 

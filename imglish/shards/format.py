@@ -68,21 +68,21 @@ def checksum(data: bytes | memoryview) -> int:
     return int(_crc32c(data))
 
 
+_OWNER = b"0000644\0" + b"0000000\0" * 2
+_NO_TIME = b"\0" + b"0" * 11 + b"\0"
+_USTAR = b"0" + bytes(100) + b"ustar\x0000" + bytes(247)
+_FIXED_SUM = sum(_OWNER) + sum(_NO_TIME) + sum(_USTAR) + sum(b" " * 8)
+"""What the constant parts of a header add to its checksum, whose own field counts as blanks."""
+
+
 def header(name: str, size: int) -> bytes:
     """The USTAR header of a regular file: mode 0644, owner 0, mtime 0, so that equal content is equal bytes."""
     encoded = name.encode("ascii")
     if len(encoded) > 100 or not 0 <= size < 8**11:
         raise ValueError(f"member {name!r} of {size} bytes does not fit a ustar header")
-    head = b"".join(
-        (
-            encoded.ljust(100, b"\0"),
-            b"0000644\0" + b"0000000\0" * 2,
-            f"{size:011o}\0{0:011o}\0".encode(),
-            b" " * 8,
-            b"0" + bytes(100) + b"ustar\x0000" + bytes(247),
-        )
-    )
-    return head[:148] + f"{sum(head):06o}\0 ".encode() + head[156:]
+    octal = b"%011o" % size
+    total = _FIXED_SUM + sum(encoded) + sum(octal)
+    return b"%b%b%b%b%06o\0 %b" % (encoded.ljust(100, b"\0"), _OWNER, octal, _NO_TIME, total, _USTAR)
 
 
 def padding(size: int) -> int:
@@ -123,6 +123,11 @@ def decode_captions(data: bytes) -> list[str]:
     return data.decode().split("\n") if data else []
 
 
+def count_captions(data: bytes) -> int:
+    """Captions of a `.txt` member."""
+    return data.count(b"\n") + 1 if data else 0
+
+
 def encode_u16(values: U16) -> bytes:
     """Ids, codes or views as raw little-endian u16."""
     return np.ascontiguousarray(values, dtype="<u2").tobytes()
@@ -137,6 +142,14 @@ def split_captions(ids: U16) -> list[U16]:
     """One array per caption: each starts at `<s>`."""
     starts = np.flatnonzero(ids == BOS)
     return np.split(ids, starts[1:]) if len(ids) else []
+
+
+def first_rows(kind: Kind, rows: Rows) -> NDArray[np.int64]:
+    """Where each different sample starts, int64 [samples]: a repeat is a row with the key of the row before it."""
+    if kind == "text":
+        return np.arange(len(rows))
+    keys = np.ascontiguousarray(rows["key"])
+    return np.flatnonzero(np.append(True, keys[1:] != keys[:-1])[: len(keys)])
 
 
 def encode_index(rows: dict[Kind, Rows]) -> bytes:

@@ -13,156 +13,35 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import fsspec
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
-from imglish.digests import canonical_json, json_digest
+from imglish.digests import json_digest
 from imglish.errors import ManifestError
-from imglish.records import KINDS, SPLITS, Kind, Split
+from imglish.records import KINDS, SPLITS
 from imglish.shards.format import FORMAT_VERSION
+from imglish.shards.manifest_check import structural_fault
+from imglish.shards.manifest_model import FileRef, Manifest, Section, Shard, Slab, Tombstone, VisualTokenizer
 from imglish.stages import Receipt
+from imglish.storage import Output
 
-
-def _inside(path: str) -> str:
-    if "\\" in path or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or ":" in path:
-        raise ValueError("a path must be relative and stay inside the corpus folder")
-    return path
-
-
-RelativePath = Annotated[str, AfterValidator(_inside)]
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Natural = Annotated[int, Field(ge=0)]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class FileRef(_Part):
-    """A file of the corpus."""
-
-    path: RelativePath
-    sha256: Digest
-    bytes: Natural
-
-
-class Section(_Part):
-    """Byte ranges of one kind in a shard."""
-
-    offset: Natural
-    """First header of the section's members."""
-    bytes: Natural
-    index_offset: Natural
-    """First index row of this kind."""
-    index_bytes: Natural
-    index_crc32c: Natural
-    """CRC-32C of the index rows of this kind."""
-
-
-class Metadata(FileRef):
-    """A shard's metadata table."""
-
-    digest: Digest
-    """Logical digest of its rows; `sha256` is that of the Parquet file."""
-
-
-class Shard(FileRef):
-    """One tar; its place in the list is its ordinal."""
-
-    split: Split
-    counts: Mapping[str, Natural]
-    """Index rows of each kind, and captions."""
-    distinct: Mapping[str, Natural]
-    """Different samples of each kind."""
-    sections: Mapping[Kind, Section]
-    metadata: Metadata
-
-
-class TextTokenizer(_Part):
-    """What made the ids."""
-
-    digest: Digest
-    vocabulary: Natural
-    """Rows of an embedding, special ids included."""
-    mask_id: Natural
-    path: RelativePath | None
-
-
-class VisualTokenizer(_Part):
-    """What made the codes."""
-
-    digest: Digest
-    type: str
-    codes: Natural
-    """Codebook size."""
-    size: Natural
-    """Side of a rendered view, pixels."""
-    patch: Natural
-    grid: tuple[Natural, Natural]
-    """Rows and columns of codes; N is their product."""
-    path: RelativePath | None
-
-
-class Tokenizers(_Part):
-    """Both tokenizers."""
-
-    text: TextTokenizer
-    visual: VisualTokenizer
-
-
-class Images(_Part):
-    """How stored images were made and are to be decoded."""
-
-    encoder: str
-    decoder: str
-    stored: Mapping[str, Any]
-    """Fields of the recipe's `tokenize.stored`."""
-
-
-class Decisions(_Part):
-    """The decisions tables."""
-
-    digest: Digest
-    """Logical digest over all rows."""
-    files: tuple[FileRef, ...]
-
-
-class Manifest(_Part):
-    """A corpus; see docs/format.md and docs/manifest.schema.json."""
-
-    format: Literal["imglish"] = "imglish"
-    format_version: Literal[1] = 1
-    name: str
-    version: str
-    data_digest: Digest
-    digest: Digest
-    shards: tuple[Shard, ...]
-    slabs: tuple[Mapping[str, Any], ...]
-    """Sidecar codes; reserved, empty in files of this release."""
-    tombstones: tuple[Mapping[str, Any], ...]
-    """Removed samples; reserved, empty in files of this release."""
-    counts: Mapping[Split, Mapping[str, Natural]]
-    """Sums over the shards of each split."""
-    tokenizers: Tokenizers
-    views: Mapping[str, Any]
-    """Fields of the recipe's `tokenize.views`."""
-    images: Images
-    sources: Mapping[str, Any]
-    """By name: digests of the landing files and totals."""
-    drops: Mapping[str, Any]
-    """Occurrences dropped, by rule."""
-    decisions: Decisions
-    recipe: Mapping[str, Any]
-    """Content fields of the recipe."""
-    libraries: Mapping[str, str]
-    """Versions of the libraries that produce bytes."""
-
-    def to_json(self) -> bytes:
-        """Canonical JSON (RFC 8785)."""
-        return canonical_json(self.model_dump(mode="json"))
+__all__ = [
+    "FileRef",
+    "Manifest",
+    "Section",
+    "Shard",
+    "Slab",
+    "Tombstone",
+    "VisualTokenizer",
+    "build_manifest",
+    "load_manifest",
+    "parse_manifest",
+    "reissue",
+    "seal",
+    "shard_entry",
+]
 
 
 def build_manifest(receipts: Sequence[Receipt], *, name: str, version: str, **facts: Any) -> Manifest:
@@ -171,14 +50,27 @@ def build_manifest(receipts: Sequence[Receipt], *, name: str, version: str, **fa
     `facts` are the fields `tokenizers`, `views`, `images`, `sources`, `drops`, `decisions`, `recipe` and `libraries` of
     Manifest as plain dicts. Raises ManifestError when one is missing, unknown or of the wrong form.
     """
-    shards = [_shard(receipt) for receipt in receipts]
+    shards = [_packed(receipt) for receipt in receipts]
     values: dict[str, Any] = {"format": "imglish", "format_version": FORMAT_VERSION, "name": name, "version": version}
-    values |= {"slabs": [], "tombstones": [], **facts, "shards": shards, "counts": _sum_counts(shards)}
-    blank = "0" * 64
-    plain = _validate({**values, "data_digest": blank, "digest": blank}, "manifest").model_dump(mode="json")
+    return seal({**values, "slabs": [], "tombstones": [], **facts, "shards": shards})
+
+
+def reissue(manifest: Manifest, **changes: Any) -> Manifest:
+    """The manifest with other fields (plain values): see `seal`."""
+    return seal({**manifest.model_dump(mode="json"), **changes})
+
+
+def seal(values: Mapping[str, Any]) -> Manifest:
+    """The manifest of these fields; counts and digests are made from them. ManifestError when they do not fit."""
+    blank = {"data_digest": "0" * 64, "digest": "0" * 64, "counts": _sum_counts(values["shards"])}
+    plain = _validate({**values, **blank}, "manifest").model_dump(mode="json")
     plain["data_digest"] = json_digest(_data_part(plain))
     plain["digest"] = json_digest(_whole_part(plain))
-    return _validate(plain, "manifest")
+    manifest = _validate(plain, "manifest")
+    fault = structural_fault(manifest)
+    if fault is not None:
+        raise ManifestError(f"manifest: {fault}")
+    return manifest
 
 
 def load_manifest(path: str) -> Manifest:
@@ -221,6 +113,9 @@ def _check(manifest: Manifest, origin: str) -> None:
             said = plain["counts"].get(split, {}).get(kind)
             if said != count:
                 raise ManifestError(f"{origin}: counts.{split}.{kind} is {said} but the shards hold {count}")
+    fault = structural_fault(manifest)
+    if fault is not None:
+        raise ManifestError(f"{origin}: {fault}")
     for field, part in (("data_digest", _data_part), ("digest", _whole_part)):
         digest = json_digest(part(plain))
         if plain[field] != digest:
@@ -231,19 +126,29 @@ def _check(manifest: Manifest, origin: str) -> None:
             )
 
 
-def _shard(receipt: Receipt) -> dict[str, Any]:
-    tar, table, notes = receipt.outputs["shard"], receipt.outputs["metadata"], receipt.notes
-    metadata = {"path": table.path, "sha256": table.sha256, "bytes": table.bytes, "digest": notes["metadata_digest"]}
+def shard_entry(
+    tar: Output, table: Output, split: str, facts: Mapping[str, Any], metadata_digest: str
+) -> dict[str, Any]:
+    """A shard as the manifest has it; `facts` are counts, distinct and sections."""
+    metadata = {"path": table.path, "sha256": table.sha256, "bytes": table.bytes, "digest": metadata_digest}
     return {
         "path": tar.path,
         "sha256": tar.sha256,
         "bytes": tar.bytes,
-        "split": notes["split"],
-        "counts": {kind: receipt.counts[kind] for kind in (*KINDS, "captions")},
-        "distinct": notes["distinct"],
-        "sections": notes["sections"],
+        "split": split,
+        "counts": {kind: facts["counts"][kind] for kind in (*KINDS, "captions")},
+        "distinct": facts["distinct"],
+        "sections": facts["sections"],
         "metadata": metadata,
     }
+
+
+def _packed(receipt: Receipt) -> dict[str, Any]:
+    notes = receipt.notes
+    facts = {"counts": receipt.counts, "distinct": notes["distinct"], "sections": notes["sections"]}
+    return shard_entry(
+        receipt.outputs["shard"], receipt.outputs["metadata"], notes["split"], facts, notes["metadata_digest"]
+    )
 
 
 def _sum_counts(shards: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
@@ -261,22 +166,30 @@ def _data_part(plain: Mapping[str, Any]) -> dict[str, Any]:
         "format": plain["format"],
         "format_version": plain["format_version"],
         "shards": [{field: shard[field] for field in fields} for shard in plain["shards"]],
-        "slabs": plain["slabs"],
+        "slabs": [_without_path(slab) for slab in plain["slabs"] if slab["active"]],
         "tombstones": plain["tombstones"],
-        "tokenizers": {name: _without_path(tokenizer) for name, tokenizer in plain["tokenizers"].items()},
+        "tokenizers": {name: _without_path(plain["tokenizers"][name]) for name in ("text", "visual")},
         "views": plain["views"],
         "decoder": plain["images"]["decoder"],
     }
 
 
 def _whole_part(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """What `digest` covers."""
-    fields = ("data_digest", "name", "version", "sources", "drops", "recipe", "libraries")
+    """What `digest` covers; what few corpora have enters only where it is not empty."""
+    fields = ("data_digest", "name", "version", "sources", "drops", "recipe", "libraries", "images")
+    seldom = {
+        "slabs": [_without_path(slab) for slab in plain["slabs"]],
+        "tokenizers": [_without_path(tokenizer) for tokenizer in plain["tokenizers"]["others"]],
+        "tars": {str(n): name for n, shard in enumerate(plain["shards"]) if (name := shard["tokenizer"])},
+        "parent": plain["parent"],
+        "parts": [_without_path(part) for part in plain["parts"]],
+        "duplicates": plain["duplicates"],
+    }
     return {
         **{field: plain[field] for field in fields},
-        "images": plain["images"],
         "metadata": [shard["metadata"]["digest"] for shard in plain["shards"]],
         "decisions": plain["decisions"]["digest"],
+        **{field: value for field, value in seldom.items() if value},
     }
 
 

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imglish.errors import OrderError
-from imglish.seeds import U64, below, draw, uniform
+from imglish.seeds import U64, draw, uniform
 
 Mask = NDArray[np.bool_]
+I64 = NDArray[np.int64]
 
 MIN_BLOCK = 16
 """Smallest area drawn for a rectangle, patches of a 14 x 14 grid (BEiT v2's recipe)."""
@@ -31,6 +32,7 @@ TRIES = 10
 """Rectangles in a row that may fail before the rest is filled patch by patch (BEiT)."""
 
 _DRAWS_PER_TRY = 4
+_TRIES_AT_ONCE = 4  # numbers drawn by one call
 _FILL = 1 << 32  # counter of the first number used to fill up; tries never get that far
 _ASPECT_BITS = 8
 _POSITION_BITS = 16
@@ -72,16 +74,12 @@ def block_masks(keys: U64, grid: tuple[int, int], count: int) -> Mask:
     active = np.arange(len(keys) if count else 0)
     number = 0
     while len(active):
-        added = _rectangles(keys[active], number, grid, missing[active]) & ~words[active]
-        new = np.bitwise_count(added).sum(axis=1, dtype=np.int64)
-        accepted = (new > 0) & (new <= missing[active])
-        chosen = active[accepted]
-        words[chosen] |= added[accepted]
-        missing[chosen] -= new[accepted]
-        failures[active] += 1
-        failures[chosen] = 0
+        held = words[active], missing[active], failures[active]
+        for drawn in _draw_tries(keys[active], number):
+            held = _try(drawn, grid, *held)
+        words[active], missing[active], failures[active] = held
         active = active[(missing[active] > 0) & (failures[active] < TRIES)]
-        number += 1
+        number += _TRIES_AT_ONCE
     return _fill(keys, _unpack(words, width), missing)
 
 
@@ -96,22 +94,44 @@ def text_masks(keys: U64, ids: NDArray[np.integer], share: float, special: Seque
     return _choose(draw(keys[:, None], np.arange(ids.shape[1])), maskable, np.maximum(counts, np.minimum(available, 1)))
 
 
-def _rectangles(keys: U64, number: int, grid: tuple[int, int], missing: NDArray[np.int64]) -> U64:
-    """Try `number` of each sample as words [n, h]; empty where the rectangle is not smaller than the grid."""
+def _draw_tries(keys: U64, first: int) -> NDArray[np.float64]:
+    """Numbers of the tries from `first`, [tries, 4, n]: share of the area, root of the aspect, top and left."""
+    counters = np.arange(_DRAWS_PER_TRY * _TRIES_AT_ONCE)[:, None] + _DRAWS_PER_TRY * first
+    bits = draw(keys, counters).reshape(_TRIES_AT_ONCE, _DRAWS_PER_TRY, len(keys))
+    numbers = uniform(bits)
+    numbers[:, 1] = _ROOT_ASPECTS[bits[:, 1] >> np.uint64(64 - _ASPECT_BITS)]
+    return numbers
+
+
+def _try(
+    drawn: NDArray[np.float64],
+    grid: tuple[int, int],
+    words: U64,
+    missing: NDArray[np.int64],
+    failures: NDArray[np.int64],
+) -> tuple[U64, NDArray[np.int64], NDArray[np.int64]]:
+    """Words, missing patches and failures in a row after one more try of the samples that are not done."""
+    added = _rectangles(drawn, grid, missing) & ~words
+    new = np.bitwise_count(added).sum(axis=1, dtype=np.int64)
+    accepted = (new > 0) & (new <= missing) & (failures < TRIES)
+    failures = np.where(accepted, 0, failures + 1)
+    return words | added * accepted[:, None], missing - new * accepted, failures
+
+
+def _rectangles(drawn: NDArray[np.float64], grid: tuple[int, int], missing: I64) -> U64:
+    """One try of each sample, drawn [4, n], as words [n, h]; empty where it is not smaller than the grid."""
     height, width = grid
-    bits = draw(keys[:, None], np.arange(_DRAWS_PER_TRY) + _DRAWS_PER_TRY * number)
+    share, root, down, right = drawn
     smallest = _smallest_block(grid)
-    area = smallest + uniform(bits[:, 0]) * (missing - smallest)
-    root = _ROOT_ASPECTS[bits[:, 1] >> np.uint64(64 - _ASPECT_BITS)]
-    high = np.rint(np.sqrt(area) * root).astype(np.int64)
-    wide = np.rint(np.sqrt(area) / root).astype(np.int64)
+    side = np.sqrt(smallest + share * (missing - smallest))
+    high, wide = np.rint(side * root), np.rint(side / root)
     fits = (high < height) & (wide < width)
-    top = below(bits[:, 2], np.where(fits, height - high + 1, 1))
-    left = below(bits[:, 3], np.where(fits, width - wide + 1, 1))
-    run = (np.uint64(1) << np.where(fits, wide, 0).astype(np.uint64)) - np.uint64(1)
-    line = np.arange(height)
-    inside = (line >= top[:, None]) & (line < (top + high)[:, None])
-    return np.where(inside, (run << left.astype(np.uint64))[:, None], np.uint64(0))
+    top = np.floor(down * (height - high + 1))
+    left = np.where(fits, right * (width - wide + 1), 0).astype(np.uint64)
+    run = ((np.uint64(1) << np.where(fits, wide, 0).astype(np.uint64)) - np.uint64(1)) << left
+    from_top = np.arange(height) - top[:, None]
+    inside = (from_top >= 0) & (from_top < high[:, None])
+    return np.asarray(inside * run[:, None])
 
 
 def _smallest_block(grid: tuple[int, int]) -> int:
@@ -125,7 +145,7 @@ def _unpack(words: U64, width: int) -> Mask:
     return bits.astype(np.bool_).reshape(len(words), words.shape[1] * width)
 
 
-def _fill(keys: U64, masks: Mask, missing: NDArray[np.int64]) -> Mask:
+def _fill(keys: U64, masks: Mask, missing: I64) -> Mask:
     """Mask `missing` more patches of each row, uniformly among the others."""
     rows = np.flatnonzero(missing)
     scores = draw(keys[rows, None], np.arange(masks.shape[1]) + _FILL)
@@ -133,7 +153,7 @@ def _fill(keys: U64, masks: Mask, missing: NDArray[np.int64]) -> Mask:
     return masks
 
 
-def _choose(scores: U64, candidates: Mask, counts: NDArray[np.int64]) -> Mask:
+def _choose(scores: U64, candidates: Mask, counts: I64) -> Mask:
     """The `counts` candidates with the smallest scores of each row; places break ties, so counts are exact."""
     low = np.uint64((1 << _POSITION_BITS) - 1)
     unique = (scores & ~low) | np.arange(scores.shape[1], dtype=np.uint64)

@@ -7,21 +7,25 @@ One flat Parquet file with two sorts of rows, told apart by `table`:
     histogram    one row per (name, kind, source, language, value): how often. Names: codes, ids (captions and
                  documents), captions (a pair), caption_ids and document_ids (lengths)
 
-Codes count for the source of the surviving occurrence, caption ids for the source that the caption came from.
+Codes count for the source of the surviving occurrence, caption ids for the source that the caption came from. A sample
+counts once, however often it is repeated; a removed one (a tombstone) not at all.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
 from imglish.digests import sort_rows, table_digest
+from imglish.errors import ManifestError
 from imglish.records import Kind
+from imglish.shards.samples import U16
 
 METADATA = pa.schema(
     [
@@ -56,6 +60,33 @@ class Metadata:
         self._occurrences: list[dict[str, Any]] = []
         self._values: dict[tuple[str, str, str, str | None], list[NDArray[np.int32]]] = defaultdict(list)
 
+    def add_pair(
+        self, key: str, members: Sequence[Mapping[str, Any]], origins: Sequence[int], ids: Sequence[U16], codes: U16
+    ) -> None:
+        """A pair: its occurrences by (priority, source, row), the number of that which each caption came from, the
+        captions' ids, and codes u16 [K, N]."""
+        used = Counter(origins)
+        for origin, member in enumerate(members):
+            self.add_occurrence("pair", key, member, captions=used[origin])
+        for origin, caption in zip(origins, ids, strict=True):
+            self.add_values("ids", "pair", members[origin], caption)
+            self.add_values("caption_ids", "pair", members[origin], len(caption))
+        self.add_values("captions", "pair", members[0], len(origins))
+        self.add_values("codes", "pair", survivor(members), codes)
+
+    def add_image(self, key: str, members: Sequence[Mapping[str, Any]], codes: U16) -> None:
+        """An image: its occurrences and codes u16 [K, N]."""
+        for member in members:
+            self.add_occurrence("image", key, member)
+        self.add_values("codes", "image", survivor(members), codes)
+
+    def add_document(self, key: str, members: Sequence[Mapping[str, Any]], start: int, ids: U16) -> None:
+        """A document: its occurrences, and its ids, which start at place `start` of the shard's."""
+        for member in members:
+            self.add_occurrence("text", key, member, start=start, length=len(ids))
+        self.add_values("ids", "text", members[0], ids)
+        self.add_values("document_ids", "text", members[0], len(ids))
+
     def add_occurrence(self, kind: Kind, key: str, member: Mapping[str, Any], **more: int) -> None:
         """One occurrence of a sample; `more` is captions, or start and length."""
         facts = {name: member[name] for name in _OCCURRENCE}
@@ -88,6 +119,11 @@ class Metadata:
         )
 
 
+def survivor(members: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The occurrence whose content the sample is."""
+    return next((member for member in members if not member["merged"]), members[0])
+
+
 def metadata_digest(table: pa.Table) -> str:
     """Logical digest of a metadata table."""
     return table_digest(table, KEYS)
@@ -95,3 +131,54 @@ def metadata_digest(table: pa.Table) -> str:
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     return pa.table([pa.array([row.get(f.name) for row in rows], f.type) for f in METADATA], schema=METADATA)
+
+
+def members_of(table: pa.Table, kind: Kind, keys: Collection[str] | None = None) -> dict[str, list[dict[str, Any]]]:
+    """Occurrence rows by key of all samples of a kind, or of those in `keys`; ordered as when they were written."""
+    rows = table.filter(pc.and_(pc.equal(table.column("table"), "occurrence"), pc.equal(table.column("kind"), kind)))
+    if keys is not None:
+        rows = rows.filter(pc.is_in(rows.column("key"), value_set=pa.array(sorted(keys), pa.string())))
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows.to_pylist():
+        found[row["key"]].append(row)
+    for members in found.values():
+        members.sort(key=lambda member: (member["priority"], member["source"], member["row"]))
+    return dict(found)
+
+
+def replace_codes(table: pa.Table, codes: Metadata) -> pa.Table:
+    """The table with its histograms of codes replaced."""
+    old = pc.and_kleene(pc.equal(table.column("table"), "histogram"), pc.equal(table.column("name"), "codes"))
+    return _ordered([table.filter(pc.invert(old)), codes.table()])
+
+
+def subtract(table: pa.Table, removed: Metadata) -> pa.Table:
+    """The table as if the samples in `removed` had never been in the shard.
+
+    ManifestError when their histograms are not part of the table's: it belongs to another shard.
+    """
+    gone = removed.table()
+    split = [_sort_of(one, name) for one in (table, gone) for name in ("occurrence", "histogram")]
+    kept, bars, gone_rows, gone_bars = split
+    names = [field.name for field in METADATA if field.name != "count"]
+    row_names = ["kind", "key", "source", "row"]
+    if gone_rows.num_rows:
+        kept = kept.join(gone_rows.select(row_names), keys=row_names, join_type="left anti").select(METADATA.names)
+    minus = gone_bars.set_column(
+        gone_bars.column_names.index("count"), METADATA.field("count"), pc.negate(gone_bars.column("count"))
+    )
+    summed = pa.concat_tables([bars, minus]).group_by(names).aggregate([("count", "sum")])
+    left = summed.rename_columns([*names, "count"]).select(METADATA.names)
+    left = left.filter(pc.not_equal(left.column("count"), 0))
+    if left.num_rows and pc.min(left.column("count")).as_py() < 0:
+        raise ManifestError("a metadata table does not count samples that its shard holds; build the corpus again")
+    return _ordered([kept, left])
+
+
+def _sort_of(table: pa.Table, name: str) -> pa.Table:
+    return table.filter(pc.equal(table.column("table"), name))
+
+
+def _ordered(parts: Sequence[pa.Table]) -> pa.Table:
+    whole = pa.concat_tables([part.cast(METADATA) for part in parts])
+    return sort_rows(whole, KEYS).combine_chunks()

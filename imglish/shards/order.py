@@ -17,8 +17,9 @@ Every function here is part of the sampler version: changing what it returns nee
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,8 @@ LANES = 64
 """Lanes of a run, whatever the hardware (DESIGN section 9)."""
 WINDOW_SHARDS = 2
 """Default window: the sections of this many average shards (DESIGN section 9)."""
+
+_ROW_BITS = 40  # of a number that holds shard ordinal and row
 
 Sections = Sequence[tuple[int, int]] | I64
 """(shard ordinal, rows) of one kind in manifest order; a list or int64 [shards, 2]."""
@@ -71,6 +74,15 @@ class Rows:
 
     def _take(self, chosen: slice) -> Rows:
         return Rows(*(getattr(self, field.name)[chosen] for field in fields(self)))
+
+
+class Piece(NamedTuple):
+    """Rows [first, end) of the shard with this ordinal, due in an epoch."""
+
+    epoch: int
+    ordinal: int
+    first: int
+    end: int
 
 
 class KindOrder:
@@ -110,6 +122,44 @@ class KindOrder:
             section[chosen] = shards[found]
             row[chosen] = axis[chosen] - starts[found]
         return epoch, section, row
+
+    def ahead(self, first: int, end: int, rank: int = 0, world_size: int = 1) -> Iterator[Piece]:
+        """Runs of rows that row numbers [first, end) of one rank come from: whole windows, the nearest need first.
+
+        Of use to fetch them before they are asked for. A rank reads every lane unless `world_size` divides the lanes.
+        """
+        for epoch in range(first // self.count, -(-end // self.count)):
+            base = epoch * self.count
+            low, high = max(first - base, 0), min(end - base, self.count)
+            lanes = np.arange(self.lanes)
+            if self.lanes % world_size == 0:
+                lanes = lanes[(rank - base) % world_size :: world_size]
+            shards, starts = self._axis(epoch)
+            for left, right in self._intervals(low, high, lanes):
+                section = int(np.searchsorted(starts, left, side="right")) - 1
+                while left < right:
+                    start = int(starts[section])
+                    stop = min(right, start + int(self.lengths[shards[section]]))
+                    yield Piece(epoch, int(self.ordinals[shards[section]]), left - start, stop - start)
+                    left, section = stop, section + 1
+
+    def _intervals(self, low: int, high: int, lanes: I64) -> list[tuple[int, int]]:
+        """Windows on an epoch's axis which places [low, high) of these lanes visit, in order of the first visit."""
+        lane_rows = self.count // self.lanes
+        in_lanes = lane_rows * self.lanes
+        found: list[tuple[int, int, int]] = []
+        if low < in_lanes:
+            steps = low // self.lanes, (min(high, in_lanes) - 1) // self.lanes
+            window = min(self.window, lane_rows)
+            for lane in lanes.tolist():
+                shift = lane * window // self.lanes
+                for number in range((steps[0] + shift) // window, (steps[1] + shift) // window + 1):
+                    begin = max(0, number * window - shift)
+                    stop = min(lane_rows, (number + 1) * window - shift)
+                    found.append((max(begin, steps[0]), lane * lane_rows + begin, lane * lane_rows + stop))
+        if high > in_lanes:
+            found.append((lane_rows, in_lanes, self.count))
+        return [(begin, stop) for _, begin, stop in sorted(found)]
 
     def _shuffle(self, epoch: I64, place: I64) -> I64:
         """The place on the epoch's axis of shards that a place in the epoch stands for."""
@@ -170,6 +220,7 @@ class Order:
         self.windows: dict[Kind, int] = {kind: order.window for kind, order in self.kinds.items()}
         self.exclusions = exclusions or Exclusions()
         self._excluded = {kind: _excluded(order, self.exclusions) for kind, order in self.kinds.items()}
+        self._latest: dict[Kind, tuple[int, I64, I64]] = {}
 
     def rows(self, position: int) -> dict[Kind, Rows]:
         """The whole global batch at a position: the kinds with a positive count."""
@@ -189,18 +240,29 @@ class Order:
 
     def _replace(self, kind: Kind, place: I64, position: int) -> NDArray[np.bool_]:
         """Move excluded places (in manifest order) to their replacements, in the array; True where that happened."""
-        starts, places = self._excluded[kind]
-        active = np.unique(places[starts <= position])
+        active, stand_ins = self._active(kind, position)
         if len(active) == 0:
             return np.zeros(len(place), dtype=np.bool_)
-        if len(active) == self.kinds[kind].count:
-            raise OrderError(
-                f"all {len(active)} {kind} rows are excluded at position {position}; nothing can replace them"
-            )
         found = np.minimum(np.searchsorted(active, place), len(active) - 1)
         replaced = active[found] == place
-        place[replaced] = replacements(active, self.kinds[kind].count)[found[replaced]]
+        place[replaced] = stand_ins[found[replaced]]
         return np.asarray(replaced)
+
+    def _active(self, kind: Kind, position: int) -> tuple[I64, I64]:
+        """Places excluded at a position, ascending, and what replaces each; the latest are remembered."""
+        starts, places = self._excluded[kind]
+        lines = int(np.searchsorted(starts, position, side="right"))
+        known = self._latest.get(kind)
+        if known is None or known[0] != lines:
+            active = np.unique(places[:lines])
+            count = self.kinds[kind].count
+            if lines and len(active) == count:
+                raise OrderError(
+                    f"all {count} {kind} rows are excluded at position {position}; nothing can replace them"
+                )
+            known = (lines, active, replacements(active, count) if lines else active)
+            self._latest[kind] = known
+        return known[1], known[2]
 
 
 def draws(seed: int, kind: Kind, numbers: I64, epoch: I64, ordinal: I64, row: I64, replaced: NDArray[np.bool_]) -> Rows:
@@ -221,15 +283,29 @@ def draws(seed: int, kind: Kind, numbers: I64, epoch: I64, ordinal: I64, row: I6
     )
 
 
-def manifest_rows(sections: Sections, seed: int, kind: Kind, limit: int | None = None) -> Rows:
-    """The first `limit` rows of a kind (None: all) in manifest order, each once, with draws of its own."""
+def manifest_rows(
+    sections: Sections, seed: int, kind: Kind, limit: int | None = None, exclusions: Exclusions | None = None
+) -> Rows:
+    """The first `limit` rows of a kind (None: all) in manifest order, each once, with draws of its own.
+
+    Rows excluded from batch 0 on are left out; the others keep their draws.
+    """
     table = np.asarray(sections, dtype=np.int64).reshape(-1, 2)
     starts = np.concatenate([[0], np.cumsum(table[:, 1])])
     numbers = np.arange(starts[-1] if limit is None else min(limit, starts[-1]), dtype=np.int64)
     section = np.searchsorted(starts, numbers, side="right") - 1
     row = numbers - starts[section]
+    if exclusions is not None:
+        kept = _not_excluded(exclusions, kind, table[section, 0], row)
+        numbers, section, row = numbers[kept], section[kept], row[kept]
     never = np.zeros(len(numbers), dtype=np.bool_)
     return draws(seed, kind, numbers, np.zeros_like(numbers), table[section, 0], row, never)
+
+
+def _not_excluded(exclusions: Exclusions, kind: Kind, ordinal: I64, row: I64) -> NDArray[np.bool_]:
+    starts, ordinals, rows = exclusions.rows(kind)
+    gone = (ordinals[starts == 0] << _ROW_BITS) | rows[starts == 0]
+    return ~np.isin((ordinal << _ROW_BITS) | row, gone)
 
 
 def batch_digest(batch: Mapping[Kind, Rows]) -> str:
@@ -253,8 +329,10 @@ def _check_windows(windows: Mapping[Kind, int]) -> Mapping[Kind, int]:
 
 
 def _excluded(order: KindOrder, exclusions: Exclusions) -> tuple[I64, I64]:
-    """(start position, place in manifest order) of a kind's exclusions; OrderError when one names no row."""
+    """(start position, place in manifest order) of a kind's exclusions by start; OrderError when one names no row."""
     starts, ordinals, rows = exclusions.rows(order.kind)
+    by_start = np.argsort(starts, kind="stable")
+    starts, ordinals, rows = starts[by_start], ordinals[by_start], rows[by_start]
     by_ordinal = np.argsort(order.ordinals, kind="stable")
     found = np.searchsorted(order.ordinals, ordinals, sorter=by_ordinal)
     section = by_ordinal[np.minimum(found, len(by_ordinal) - 1)]

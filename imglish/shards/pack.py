@@ -71,7 +71,9 @@ def pack(
     _advance(progress, done, units)
     for ordinals in placement.rounds(recipe.pack.rounds):
         todo = {n: units[n] for n in ordinals if n not in done}
-        write = WriteShard(store, RECEIPTS, todo, recipe.pack.max_captions, recipe.pack.max_caption_ids)
+        write = WriteShard(
+            store, RECEIPTS, todo, recipe.pack.max_captions, recipe.pack.max_caption_ids, recipe.pack.repeat
+        )
         for receipt in _round(engine, load, write, inputs, digested):
             done[int(receipt.notes["bucket"])] = receipt
             _advance(progress, done, units)
@@ -131,6 +133,7 @@ def _params(recipe: Recipe, placement: Placement, slot: Slot, tokenizer_digests:
         "of": slot.of,
         "max_captions": recipe.pack.max_captions,
         "max_caption_ids": recipe.pack.max_caption_ids,
+        "repeat": recipe.pack.repeat,
         "tokenizers": dict(tokenizer_digests),
     }
 

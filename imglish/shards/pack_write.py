@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pyarrow as pa
@@ -43,6 +43,7 @@ class WriteShard:
     units: Mapping[int, ShardUnit]
     max_captions: int
     max_caption_ids: int
+    repeat: Mapping[str, int]
     stage: str = "pack"
 
     def __call__(self, bucket: int, rows: pa.Table) -> Receipt:
@@ -57,7 +58,8 @@ class WriteShard:
         written: list[ShardFacts] = []
 
         def write(file: BinaryIO) -> int:
-            written.append(write_shard(file, content.pairs(), content.images(), content.documents()))
+            repeats = content.repeats(self.repeat)
+            written.append(write_shard(file, content.pairs(), content.images(), content.documents(), repeats))
             return sum(written[0].counts[kind] for kind in ("pair", "image", "text"))
 
         shard = self.store.put(FOLDER, ".tar", write)
@@ -105,6 +107,15 @@ class _Content:
         self.counts["occurrences"] = sum(map(len, self._groups["members"].values()))
         self._check()
 
+    def repeats(self, by_source: Mapping[str, int]) -> dict[tuple[Kind, str], int]:
+        """Index rows of every pair and image that has more than one: the largest factor of its occurrences' sources."""
+        found: dict[tuple[Kind, str], int] = {}
+        for (kind, record_id), members in self._groups["members"].items():
+            factor = max(by_source.get(member["source"], 1) for member in members)
+            if factor > 1 and kind != "text":
+                found[cast(Kind, kind), record_id.hex()] = factor
+        return found
+
     def pairs(self) -> Iterator[PairSample]:
         for key, image, members in self._samples("pair"):
             captions = merge_captions(members, self.max_captions, self.max_caption_ids)
@@ -113,21 +124,14 @@ class _Content:
             self.counts["truncated_captions"] += captions.truncated
             self.counts["duplicate_captions"] += captions.duplicates
             self.counts["capped_captions"] += captions.capped
-            views, codes = self._arrays("pair", key, image, members)
-            used = Counter(captions.origins)
-            for origin, member in enumerate(members):
-                self.metadata.add_occurrence("pair", key, member, captions=used[origin])
-            for origin, ids in zip(captions.origins, captions.ids, strict=True):
-                self.metadata.add_values("ids", "pair", members[origin], ids)
-                self.metadata.add_values("caption_ids", "pair", members[origin], len(ids))
-            self.metadata.add_values("captions", "pair", members[0], len(captions.texts))
+            views, codes = _arrays("pair", key, image)
+            self.metadata.add_pair(key, members, captions.origins, captions.ids, codes)
             yield PairSample(key, self._jpeg(image), captions.texts, captions.ids, views, codes)
 
     def images(self) -> Iterator[ImageSample]:
         for key, image, members in self._samples("image"):
-            views, codes = self._arrays("image", key, image, members)
-            for member in members:
-                self.metadata.add_occurrence("image", key, member)
+            views, codes = _arrays("image", key, image)
+            self.metadata.add_image(key, members, codes)
             yield ImageSample(key, self._jpeg(image), views, codes)
 
     def documents(self) -> Sequence[U16]:
@@ -139,11 +143,9 @@ class _Content:
     def note_documents(self, starts: Sequence[int] | np.ndarray[Any, np.dtype[np.int64]]) -> None:
         """Metadata of text, when the places of its documents are known."""
         for start, (place, row) in zip(starts, sorted(self._groups["documents"].items()), strict=True):
-            members, ids = self._groups["members"][place], decode_u16(row["ids"])
-            for member in members:
-                self.metadata.add_occurrence("text", place[1].hex(), member, start=int(start), length=len(ids))
-            self.metadata.add_values("ids", "text", members[0], ids)
-            self.metadata.add_values("document_ids", "text", members[0], len(ids))
+            self.metadata.add_document(
+                place[1].hex(), self._groups["members"][place], int(start), decode_u16(row["ids"])
+            )
 
     def _place(self, number: int, row: dict[str, Any]) -> None:
         place = (row["kind"], row["record_id"])
@@ -168,14 +170,14 @@ class _Content:
             if place[0] == kind:
                 yield place[1].hex(), image, self._groups["members"][place]
 
-    def _arrays(self, kind: Kind, key: str, image: dict[str, Any], members: Sequence[Any]) -> tuple[U16, U16]:
-        views = decode_u16(image["views"]).reshape(-1, VIEW_FIELDS)
-        codes = decode_u16(image["codes"])
-        if not len(views) or len(codes) % len(views):
-            raise StageError(f"pack: {kind} {key}: {len(codes)} codes do not divide among {len(views)} views")
-        survivor = next((member for member in members if not member["merged"]), members[0])
-        self.metadata.add_values("codes", kind, survivor, codes)
-        return views, codes.reshape(len(views), -1)
-
     def _jpeg(self, image: dict[str, Any]) -> bytes:
         return bytes(self._jpegs[image["number"]].as_py()) if self._jpegs is not None else b""
+
+
+def _arrays(kind: Kind, key: str, image: Mapping[str, Any]) -> tuple[U16, U16]:
+    """Views u16 [K, 5] and codes u16 [K, N]."""
+    views = decode_u16(image["views"]).reshape(-1, VIEW_FIELDS)
+    codes = decode_u16(image["codes"])
+    if not len(views) or len(codes) % len(views):
+        raise StageError(f"pack: {kind} {key}: {len(codes)} codes do not divide among {len(views)} views")
+    return views, codes.reshape(len(views), -1)

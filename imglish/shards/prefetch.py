@@ -1,10 +1,11 @@
-"""Numbered work done ahead of its consumer by threads, handed over in order.
+"""Numbered work done ahead of its consumer by threads or processes, handed over in order.
 
     ahead = Prefetch(work, workers=2)
     ahead.get(7)        # work(7); 8, 9, ... are being worked on
     ahead.close()
 
-Whole numbers go to threads, so how many there are cannot change a result. An error of `work(n)` is raised by
+Whole numbers go to workers, so how many there are cannot change a result. With processes, each thread waits for one of
+them (`imglish.shards.workers`). An error of `work(n)` is raised by
 `get(n)`, as it is, and n may be asked for again. Asking for another number than the next one starts over there.
 """
 
@@ -16,6 +17,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
+from imglish.shards.workers import Workers
+
 T = TypeVar("T")
 
 AHEAD = 2
@@ -23,10 +26,14 @@ AHEAD = 2
 
 
 class Prefetch(Generic[T]):
-    """Results of a pure function of a number; `workers` = 0 computes them when asked."""
+    """Results of a pure function of a number; `workers` = 0 computes them when asked.
 
-    def __init__(self, work: Callable[[int], T], workers: int) -> None:
-        self._work = work
+    `processes`: in as many processes, for which the function must be picklable.
+    """
+
+    def __init__(self, work: Callable[[int], T], workers: int, processes: bool = False) -> None:
+        self.processes = Workers(work, workers) if processes and workers else None
+        self._work = work if self.processes is None else self.processes
         self._ahead = AHEAD * workers
         self._pending: deque[tuple[int, Future[T]]] = deque()
         self._pool: ThreadPoolExecutor | None = None
@@ -52,8 +59,10 @@ class Prefetch(Generic[T]):
         return result
 
     def close(self) -> None:
-        """Drop what is pending and end the threads; returns when they have ended."""
+        """Drop what is pending and end the workers; returns when they have ended."""
         self._forget()
+        if self.processes is not None:
+            self.processes.close()
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
 

@@ -1,25 +1,61 @@
 """Byte ranges of files, local or behind any fsspec URL.
 
     read_range("corpus/shards/ab.tar", 512, 1024)
-    read_range("s3://bucket/corpus/shards/ab.tar", 512, 1024)
+    read_range("s3://bucket/corpus/shards/ab.tar", 512, 1024, Retry(attempts=3))
 
 A local range is one open and pread: no descriptor is held, so thousands of shards need none, and a file that was cut
-short is a short read rather than the SIGBUS of a memory map. A remote range is one ranged request, tried three times.
+short is a short read rather than the SIGBUS of a memory map. A remote range is one ranged request. What may pass (a
+5xx or 429, a reset connection, a short or late answer) is tried again after a pause that doubles, shortened by a
+random part so that many readers do not come back together; then a ShardError says what happened. A file that is
+missing, forbidden or too short is said at once.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import fsspec
+from fsspec.asyn import AsyncFileSystem, sync
 
 from imglish.errors import ShardError
+from imglish.seeds import draw, stream, uniform
 
-ATTEMPTS = 3
-"""Tries of a remote range."""
-_PAUSE = 0.2  # seconds before the second try, four times as long before each further one
+SLOWEST = 1 << 20
+"""Bytes a second that a long range may take at worst before it counts as late (ours)."""
+_STATUS_OF_A_RANGE_BEHIND_THE_END = 416  # RFC 9110, section 15.5.17
+_PASSING_STATUS = (408, 425, 429)  # RFC 9110 and 8470; every other 4xx stays what it is
+
+
+class _TruncatedError(Exception):
+    """A file ends before the range asked for."""
+
+
+_LASTING = (PermissionError, IsADirectoryError, NotADirectoryError, NotImplementedError, _TruncatedError)
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How long a remote range is tried: `attempts` requests, each at most `timeout` seconds plus a second per MiB.
+
+    `pause` is the longest wait before the second attempt, in seconds; it doubles each time.
+    """
+
+    attempts: int = 6
+    pause: float = 0.5
+    timeout: float = 20.0
+
+    def wait(self, url: str, start: int, attempt: int) -> float:
+        """Seconds to wait after failed attempt 1, 2, ...: between a half and the whole of the doubled pause."""
+        bits = draw(stream(0, "retry", url).keys(start), attempt)
+        return float(self.pause * 2 ** (attempt - 1) * (1 - uniform(bits)[0] / 2))
+
+
+RETRY = Retry()
 
 
 def is_local(url: str) -> bool:
@@ -40,10 +76,12 @@ def parent(url: str) -> str:
     return url.rpartition("/")[0] if "/" in url else "."
 
 
-def read_range(url: str, start: int, length: int) -> bytes:
+def read_range(url: str, start: int, length: int, retry: Retry = RETRY) -> bytes:
     """Exactly `length` bytes from `start`; ShardError when the file is missing, shorter, or cannot be read."""
     try:
-        data = _local(url, start, length) if is_local(url) else _remote(url, start, length)
+        data = (
+            _local(url.removeprefix("file://"), start, length) if is_local(url) else _remote(url, start, length, retry)
+        )
     except FileNotFoundError:
         raise ShardError(f"{url} is missing; build or download it again") from None
     except OSError as error:
@@ -55,8 +93,17 @@ def read_range(url: str, start: int, length: int) -> bytes:
     return data
 
 
+def other_size(url: str, expected: int) -> str | None:
+    """What a remote file's size says about why its bytes are wrong; None when that is what it should be, or unknown."""
+    try:
+        size = None if is_local(url) else _size(url, RETRY.timeout)
+    except Exception:  # noqa: BLE001  the answer only makes another error clearer
+        return None
+    return None if size in (None, expected) else f"the file has {size} bytes but the manifest says {expected}"
+
+
 def _local(url: str, start: int, length: int) -> bytes:
-    descriptor = os.open(local_path(url), os.O_RDONLY)
+    descriptor = os.open(url.removeprefix("file://"), os.O_RDONLY)
     try:
         data = os.pread(descriptor, length, start)
         while data and len(data) < length:  # Linux reads at most 2 GiB at once
@@ -69,17 +116,63 @@ def _local(url: str, start: int, length: int) -> bytes:
         os.close(descriptor)
 
 
-def _remote(url: str, start: int, length: int) -> bytes:
-    filesystem, path = fsspec.url_to_fs(url)
-    for attempt in range(1, ATTEMPTS + 1):
+def _remote(url: str, start: int, length: int, retry: Retry) -> bytes:
+    for attempt in range(1, retry.attempts + 1):
         try:
-            data = bytes(filesystem.cat_file(path, start=start, end=start + length))
-            if len(data) == length or attempt == ATTEMPTS:
-                return data
+            return _request(url, start, length, retry.timeout + length / SLOWEST)
         except FileNotFoundError:
             raise
-        except OSError:
-            if attempt == ATTEMPTS:
-                raise
-        time.sleep(_PAUSE * 4 ** (attempt - 1))
+        except Exception as error:
+            problem = _lasting(error)
+            if problem is None and attempt == retry.attempts:
+                problem = f"{_describe(error)}, {attempt} times; see to the server or the network and start again"
+            if problem is not None:
+                raise ShardError(f"{url}: bytes {start} to {start + length} cannot be read: {problem}") from error
+        time.sleep(retry.wait(url, start, attempt))
     raise AssertionError("unreachable")
+
+
+def _request(url: str, start: int, length: int, timeout: float) -> bytes:
+    """One ranged request; every failure raises, of whatever family the filesystem has."""
+    filesystem, path = fsspec.url_to_fs(url)
+    if isinstance(filesystem, AsyncFileSystem):
+        data = sync(filesystem.loop, _in_time, filesystem, path, start, start + length, timeout)
+    else:
+        data = filesystem.cat_file(path, start=start, end=start + length)
+    if len(data) > length:
+        raise NotImplementedError(f"the server sent {len(data)} bytes for a range of {length}: it ignores ranges")
+    if len(data) < length:
+        size = _size(url, timeout)
+        if size is None or size >= start + length:
+            raise ConnectionError(f"only {len(data)} of {length} bytes came")
+        raise _TruncatedError(f"the file has only {size} bytes; it is truncated or was replaced")
+    return bytes(data)
+
+
+def _size(url: str, timeout: float) -> int | None:
+    filesystem, path = fsspec.url_to_fs(url)
+    is_async = isinstance(filesystem, AsyncFileSystem)
+    info = sync(filesystem.loop, filesystem._info, path, timeout=timeout) if is_async else filesystem.info(path)
+    return None if info.get("size") is None else int(info["size"])
+
+
+async def _in_time(filesystem: Any, path: str, start: int, end: int, timeout: float) -> bytes:
+    """The request, given up after `timeout` seconds, so that a stalled one is asked for again."""
+    data: bytes = await asyncio.wait_for(filesystem._cat_file(path, start=start, end=end), timeout)
+    return data
+
+
+def _lasting(error: Exception) -> str | None:
+    """What is wrong when another attempt cannot help, else None."""
+    status = getattr(error, "status", None)
+    if status == _STATUS_OF_A_RANGE_BEHIND_THE_END:
+        return "the file ends before them; it is truncated or was replaced"
+    if isinstance(status, int) and 400 <= status < 500 and status not in _PASSING_STATUS:
+        return f"the server answers {status}"
+    return str(error) or type(error).__name__ if isinstance(error, _LASTING) else None
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -19,10 +19,15 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from imglish.errors import ShardError
-from imglish.shards.manifest import FileRef, Manifest, Shard, load_manifest
+from imglish.errors import ManifestError, ShardError
+from imglish.records import Kind
+from imglish.shards import format as fmt
+from imglish.shards.manifest import FileRef, Manifest, Shard, Slab, load_manifest
+from imglish.shards.manifest_check import tokenizers_by_digest
+from imglish.shards.manifest_model import PartRef
 from imglish.shards.metadata import METADATA, metadata_digest
 from imglish.shards.ranges import is_local, join, local_path, parent, read_range
+from imglish.shards.slabs import bad_rows
 from imglish.shards.verify_shard import check_shard
 from imglish.stages import Progress
 
@@ -51,6 +56,8 @@ def verify(manifest_path: str, workers: int = 2, progress: Progress | None = Non
     for ordinal, shard in enumerate(manifest.shards):
         checks.append(partial(_shard_faults, base, ordinal, shard, manifest))
         checks.append(partial(_metadata_faults, base, shard))
+    checks += [partial(slab_faults, base, slab, manifest) for slab in manifest.slabs]
+    checks += [partial(_part_faults, base, part) for part in manifest.parts]
     checks += [partial(_file_faults, base, file) for file in manifest.decisions.files]
     faults: list[Fault] = []
     with ThreadPoolExecutor(max(1, workers)) as pool:
@@ -65,9 +72,49 @@ def _shard_faults(base: str, ordinal: int, shard: Shard, manifest: Manifest) -> 
     data, faults = _read(base, shard)
     if data is None:
         return faults
-    visual = manifest.tokenizers.visual
-    grid = visual.grid[0] * visual.grid[1]
-    return [Fault(shard.path, *place) for place in check_shard(data, ordinal, shard, grid)] or faults
+    tokenizer = tokenizers_by_digest(manifest)[shard.tokenizer or manifest.tokenizers.visual.digest]
+    codes = tokenizer.grid[0] * tokenizer.grid[1]
+    tombstones = [(stone["kind"], stone["row"]) for stone in manifest.tombstones if stone["shard"] == ordinal]
+    return [Fault(shard.path, *place) for place in check_shard(data, ordinal, shard, codes, tombstones)] or faults
+
+
+def slab_faults(base: str, slab: Slab, manifest: Manifest) -> list[Fault]:
+    """Rows whose checksum does not match, and codes of removed samples that are still there."""
+    data, faults = _read(base, FileRef(path=slab["path"], sha256=slab["sha256"], bytes=slab["bytes"]))
+    if data is None:
+        return faults
+    shard, kind = manifest.shards[slab["shard"]], slab["kind"]
+    found = [(row, "crc32c does not match") for row in bad_rows(data, slab)]
+    width = 2 * slab["views"] * slab["codes_per_view"]
+    removed = {
+        stone["row"] for stone in manifest.tombstones if (stone["shard"], stone["kind"]) == (slab["shard"], kind)
+    }
+    left = (row for row in sorted(removed) if data[row * width : (row + 1) * width] != bytes(width))
+    found += [(row, "the sample is removed but its codes are still there") for row in left]
+    return [Fault(slab["path"], _named(base, shard, kind, row), "codes", why) for row, why in found] or faults
+
+
+def _named(base: str, shard: Shard, kind: Kind, row: int) -> str:
+    """A sample by its index row, or the number of the row when the index cannot be read."""
+    section = shard.sections[kind]
+    try:
+        data = read_range(join(base, shard.path), section.index_offset, section.index_bytes)
+    except ShardError:
+        return f"{kind} row {row}"
+    if fmt.checksum(data) != section.index_crc32c:
+        return f"{kind} row {row}"
+    return fmt.PREFIX[kind] + bytes(fmt.decode_rows(kind, data)[row]["key"]).hex()
+
+
+def _part_faults(base: str, part: PartRef) -> list[Fault]:
+    """The part's own manifest is what it was when the parts were merged."""
+    try:
+        found = load_manifest(join(base, part.path)).digest
+    except ManifestError as error:
+        return [Fault(part.path, None, None, str(error))]
+    if found == part.digest:
+        return []
+    return [Fault(part.path, None, None, f"digest {found[:16]}... but it was merged as {part.digest[:16]}...")]
 
 
 def _metadata_faults(base: str, shard: Shard) -> list[Fault]:
@@ -100,15 +147,16 @@ def _read(base: str, file: FileRef) -> tuple[bytes | None, list[Fault]]:
 
 
 def _extra(manifest: Manifest, base: str) -> Iterator[Fault]:
-    """Tars that the manifest does not name and bytes behind its shards, on a local disk."""
+    """On a local disk: tars and slabs that the manifest does not name, and bytes behind the ends of those it does."""
     if not is_local(base):
         return
-    shards = {local_path(join(base, shard.path)).resolve(): shard for shard in manifest.shards}
-    for folder in sorted({path.parent for path in shards}):
-        for path in sorted(folder.glob("*.tar")):
-            if path.resolve() not in shards:
+    sizes = {shard.path: shard.bytes for shard in manifest.shards} | {s["path"]: s["bytes"] for s in manifest.slabs}
+    known = {local_path(join(base, path)).resolve(): path for path in sizes}
+    for folder in sorted({path.parent for path in known}):
+        for path in sorted((*folder.glob("*.tar"), *folder.glob("*.codes"))):
+            if path.resolve() not in known:
                 yield Fault(path.name, None, None, "not in the manifest; remove what no build needs with 'imglish gc'")
-    for path, shard in shards.items():
-        longer = path.stat().st_size - shard.bytes if path.exists() else 0
+    for file, named in known.items():
+        longer = file.stat().st_size - sizes[named] if file.exists() else 0
         if longer > 0:
-            yield Fault(shard.path, None, None, f"{longer} bytes follow its end")
+            yield Fault(named, None, None, f"{longer} bytes follow its end")

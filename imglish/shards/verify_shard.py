@@ -6,23 +6,33 @@ for sample, field, problem in check_shard(data, ordinal, shard, codes): ...
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imglish.records import KINDS, Kind
 from imglish.shards import format as fmt
+from imglish.shards.index_repair import repeated, rows_by_headers
 from imglish.shards.manifest import Shard
 
 Place = tuple[str | None, str | None, str]
 """Sample, field, problem."""
 _LISTED = 20
 """Differing index rows that are named one by one when the index is damaged."""
+_ZEROS = bytes(fmt.RECORD)
+_PADS = fmt.encode_u16(np.full(fmt.BLOCK_IDS, fmt.PAD, dtype=np.uint16))
 
 
-def check_shard(data: bytes, ordinal: int, shard: Shard, codes: int) -> Iterator[Place]:
-    """Faults in a shard's bytes: sample, field, problem. `codes` is N, the codes of one view."""
+def check_shard(
+    data: bytes, ordinal: int, shard: Shard, codes: int, tombstones: Collection[tuple[Kind, int]] = ()
+) -> Iterator[Place]:
+    """Faults in a shard's bytes: sample, field, problem.
+
+    `codes` is N of the tokenizer whose codes are in the tar; `tombstones` are the (kind, row) that the manifest lists.
+    """
     if list(_bad_ranges(data, shard)):
         yield from _bad_ranges(data, shard)
         return
@@ -34,14 +44,13 @@ def check_shard(data: bytes, ordinal: int, shard: Shard, codes: int) -> Iterator
         rows[kind] = fmt.decode_rows(kind, raw)
         if fmt.checksum(raw) != section.index_crc32c:
             damaged = True
-            made = _rows_by_headers(data, kind, section.offset, section.offset + section.bytes)
+            made = rows_by_headers(data, kind, section.offset, section.offset + section.bytes)
             yield from _index_differences(kind, ordinal, rows[kind], made)
     if not damaged:
         for kind in KINDS:
-            section = shard.sections[kind]
-            members = _Members(data, section.offset, section.offset + section.bytes)
-            yield from _check_section(members, kind, ordinal, rows[kind], codes)
-            yield from _check_captions(data, kind, rows[kind], shard)
+            yield from _check_section(data, kind, ordinal, rows[kind], shard, codes)
+        yield from _check_captions(data, rows["pair"], shard)
+        yield from _check_tombstones(ordinal, rows, tombstones)
         yield from _check_tail(data, shard, rows)
 
 
@@ -62,6 +71,7 @@ class _Members:
 
     def __init__(self, data: bytes, start: int, end: int) -> None:
         self.data, self.place, self.end = data, start, end
+        self.view = memoryview(data)
 
     def check(self, sample: str, field: str, name: str, size: int) -> Iterator[Place]:
         """Header and padding of the member at the current place; moves behind it."""
@@ -69,33 +79,56 @@ class _Members:
         if self.data[self.place : start] != fmt.header(name, size):
             yield sample, field, "its tar header is not that of this member"
         fill = fmt.padding(size)
-        if self.data[start + size : start + size + fill] != bytes(fill):
+        if self.data[start + size : start + size + fill] != _ZEROS[:fill]:
             yield sample, field, "its padding is not zero"
         self.place = start + size + fill
 
 
-def _check_section(members: _Members, kind: Kind, ordinal: int, rows: fmt.Rows, codes: int) -> Iterator[Place]:
+def _check_section(data: bytes, kind: Kind, ordinal: int, rows: fmt.Rows, shard: Shard, codes: int) -> Iterator[Place]:
+    section = shard.sections[kind]
+    members = _Members(data, section.offset, section.offset + section.bytes)
     if kind == "text":
         yield from _check_blocks(members, ordinal, rows)
+        content = int(np.count_nonzero(rows["flags"] == 0))
     else:
-        for row in rows:
+        firsts = fmt.first_rows(kind, rows)
+        yield from _check_repeats(kind, rows, firsts)
+        for row in rows[firsts].tolist():
             yield from _check_sample(members, kind, row, codes)
+        content = int(np.count_nonzero(rows[firsts]["flags"] == 0))
     if members.place != members.end:
         yield None, kind, f"members end at byte {members.place} but the section at {members.end}"
+    if content != shard.distinct[kind]:
+        yield None, kind, f"{content} different samples but the manifest says {shard.distinct[kind]}"
 
 
-def _check_sample(members: _Members, kind: Kind, row: Any, codes: int) -> Iterator[Place]:
-    key = bytes(row["key"]).hex()
+def _check_repeats(kind: Kind, rows: fmt.Rows, firsts: NDArray[np.int64]) -> Iterator[Place]:
+    """Rows of one sample are equal, and samples come in ascending order."""
+    originals = rows[np.repeat(firsts, np.diff(np.append(firsts, len(rows))))]
+    for row in np.flatnonzero(rows != originals):
+        names = [name for name in rows.dtype.names or () if rows[row][name] != originals[row][name]]
+        yield _sample(kind, rows[row]), names[0], f"index row {row} repeats the row before it with another {names[0]}"
+    keys = [bytes(key) for key in rows["key"][firsts]]
+    for left, right in pairwise(keys):
+        if left >= right:
+            yield f"{fmt.PREFIX[kind]}{right.hex()}", "key", f"it comes after {left.hex()}; keys must ascend"
+
+
+def _check_sample(members: _Members, kind: Kind, row: tuple[Any, ...], codes: int) -> Iterator[Place]:
+    key = bytes(row[0]).hex()
     sample = f"{fmt.PREFIX[kind]}{key}"
-    for field in fmt.FIELDS[kind]:
-        offset, length, crc32c = (int(value) for value in row[field])
-        if offset != members.place + fmt.RECORD:
-            yield sample, field, f"the index says byte {offset}, it starts at {members.place + fmt.RECORD}"
-        payload = members.data[members.place + fmt.RECORD : members.place + fmt.RECORD + length]
-        yield from members.check(sample, field, fmt.member_name(kind, key, field), length)
-        if fmt.checksum(payload) != crc32c:
+    for field, (offset, length, crc32c) in zip(fmt.FIELDS[kind], row[1:-1], strict=True):
+        start = members.place + fmt.RECORD
+        if offset != start:
+            yield sample, field, f"the index says byte {offset}, it starts at {start}"
+        if fmt.checksum(members.view[start : start + length]) != crc32c:
             yield sample, field, "crc32c does not match the index"
-    views, filled = int(row["views"]["length"]), int(row["codes"]["length"])
+        yield from members.check(sample, field, fmt.member_name(kind, key, field), length)
+    removed = not any(length for _, length, _ in row[1:-1])
+    if row[-1] != (fmt.TOMBSTONE if removed else 0):
+        yield sample, "flags", f"flags are {row[-1]} but its members are {'empty' if removed else 'not empty'}"
+    lengths = dict(zip(fmt.FIELDS[kind], (length for _, length, _ in row[1:-1]), strict=True))
+    views, filled = lengths["views"], lengths["codes"]
     if views % (2 * fmt.VIEW_FIELDS) or filled != views // fmt.VIEW_FIELDS * codes:
         yield sample, "codes", f"{filled} bytes of codes for {views} bytes of views, {codes} codes a view"
 
@@ -103,27 +136,46 @@ def _check_sample(members: _Members, kind: Kind, row: Any, codes: int) -> Iterat
 def _check_blocks(members: _Members, ordinal: int, rows: fmt.Rows) -> Iterator[Place]:
     for number in range(math.ceil(len(rows) / fmt.MEMBER_BLOCKS)):
         first = number * fmt.MEMBER_BLOCKS
-        part = rows[first : first + fmt.MEMBER_BLOCKS]
-        start = members.place + fmt.RECORD
+        part = rows[first : first + fmt.MEMBER_BLOCKS].tolist()
+        place = members.place + fmt.RECORD
         name = f"{fmt.PREFIX['text']}{number:06d}"
         yield from members.check(name, "ids", fmt.text_member(number), len(part) * fmt.BLOCK_BYTES)
-        for i, row in enumerate(part):
-            place = start + i * fmt.BLOCK_BYTES
-            sample = fmt.block_key(ordinal, first + i)
-            if int(row["offset"]) != place:
-                yield sample, "ids", f"the index says byte {int(row['offset'])}, it starts at {place}"
-            if fmt.checksum(members.data[place : place + fmt.BLOCK_BYTES]) != int(row["crc32c"]):
+        for block, (offset, crc32c, flags) in enumerate(part, first):
+            sample = fmt.block_key(ordinal, block)
+            if offset != place:
+                yield sample, "ids", f"the index says byte {offset}, it starts at {place}"
+            ids = members.data[place : place + fmt.BLOCK_BYTES]
+            if fmt.checksum(ids) != crc32c:
                 yield sample, "ids", "crc32c does not match the index"
+            if flags != (fmt.TOMBSTONE if ids == _PADS else 0):
+                yield sample, "flags", f"flags are {flags} but it {'has no' if ids == _PADS else 'has'} content"
+            place += fmt.BLOCK_BYTES
 
 
-def _check_captions(data: bytes, kind: Kind, rows: fmt.Rows, shard: Shard) -> Iterator[Place]:
-    """The number of captions in the manifest."""
-    if kind != "pair":
-        return
-    spans = ((int(row["txt"]["offset"]), int(row["txt"]["length"])) for row in rows)
-    found = sum(data.count(b"\n", offset, offset + length) + (length > 0) for offset, length in spans)
-    if found != shard.counts["captions"]:
-        yield None, "captions", f"{found} captions but the manifest says {shard.counts['captions']}"
+def _check_captions(data: bytes, rows: fmt.Rows, shard: Shard) -> Iterator[Place]:
+    """The numbers of captions in the manifest, with and without repeats."""
+    spans = [(int(span["offset"]), int(span["length"])) for span in rows["txt"]]
+    found = [fmt.count_captions(data[offset : offset + length]) for offset, length in spans]
+    if sum(found) != shard.counts["captions"]:
+        yield None, "captions", f"{sum(found)} captions but the manifest says {shard.counts['captions']}"
+    different = sum(found[row] for row in fmt.first_rows("pair", rows))
+    if different != shard.distinct.get("captions", different):
+        yield None, "captions", f"{different} different ones but the manifest says {shard.distinct['captions']}"
+
+
+def _check_tombstones(
+    ordinal: int, rows: dict[Kind, fmt.Rows], tombstones: Collection[tuple[Kind, int]]
+) -> Iterator[Place]:
+    """Flagged rows are exactly those that the manifest lists."""
+    flagged = {(kind, int(row)) for kind in KINDS for row in np.flatnonzero(rows[kind]["flags"] & fmt.TOMBSTONE)}
+    for kind, row in sorted(flagged ^ set(tombstones)):
+        sample = fmt.block_key(ordinal, row) if kind == "text" else _sample(kind, rows[kind][row])
+        where = "in its index row but not in the manifest" if (kind, row) in flagged else "only in the manifest"
+        yield sample, "flags", f"row {row} has a tombstone {where}"
+
+
+def _sample(kind: Kind, row: Any) -> str:
+    return f"{fmt.PREFIX[kind]}{bytes(row['key']).hex()}"
 
 
 def _check_tail(data: bytes, shard: Shard, rows: dict[Kind, fmt.Rows]) -> Iterator[Place]:
@@ -145,7 +197,8 @@ def _check_tail(data: bytes, shard: Shard, rows: dict[Kind, fmt.Rows]) -> Iterat
 
 def _index_differences(kind: Kind, ordinal: int, found: fmt.Rows, made: fmt.Rows | None) -> Iterator[Place]:
     """Index rows that differ from those made again from the members."""
-    if made is None or len(made) != len(found):
+    made = None if made is None else repeated(kind, found, made)
+    if made is None:
         yield fmt.INDEX_NAME, kind, "index rows are damaged, and so are the members that could tell how"
         return
     differing = np.flatnonzero(found != made)[:_LISTED]
@@ -156,28 +209,3 @@ def _index_differences(kind: Kind, ordinal: int, found: fmt.Rows, made: fmt.Rows
         yield sample, names[0] if len(names) == 1 else None, f"its index row is damaged: {', '.join(names)}"
     if not len(differing):
         yield fmt.INDEX_NAME, kind, "index rows do not match their crc32c in the manifest"
-
-
-def _rows_by_headers(data: bytes, kind: Kind, place: int, end: int) -> fmt.Rows | None:
-    """Index rows made by walking the tar headers of a section; None when a header is damaged."""
-    members: list[tuple[str, int, int]] = []
-    while place < end:
-        head = data[place : place + fmt.RECORD]
-        name, size = head[:100].rstrip(b"\0"), head[124:135]
-        if not name.isascii() or not size.isdigit() or head != fmt.header(name.decode(), int(size, 8)):
-            return None
-        members.append((name.decode(), place + fmt.RECORD, int(size, 8)))
-        place += fmt.RECORD + int(size, 8) + fmt.padding(int(size, 8))
-    if kind == "text":
-        spots = [offset + at for _, offset, size in members for at in range(0, size, fmt.BLOCK_BYTES)]
-        blocks = [(at, fmt.checksum(data[at : at + fmt.BLOCK_BYTES]), 0) for at in spots]
-        return np.array(blocks, dtype=fmt.INDEX_ROW[kind])
-    width = len(fmt.FIELDS[kind])
-    if len(members) % width:
-        return None
-    rows = []
-    for first in range(0, len(members), width):
-        key = members[first][0].removeprefix(fmt.PREFIX[kind]).partition(".")[0]
-        ranges = [(at, size, fmt.checksum(data[at : at + size])) for _, at, size in members[first : first + width]]
-        rows.append((bytes.fromhex(key), *ranges, 0))
-    return np.array(rows, dtype=fmt.INDEX_ROW[kind])

@@ -46,21 +46,23 @@ def draw_views(record_ids: Sequence[bytes], sizes: ArrayLike, config: ViewConfig
     return np.concatenate([places, boxes, flips], axis=2).astype(np.uint16)
 
 
-def render(image: bytes | RGB, view: ArrayLike, size: int) -> RGB:
+def render(image: bytes | RGB, view: ArrayLike, size: int, out: RGB | None = None) -> RGB:
     """One view of a stored JPEG (or of its decoded pixels) as uint8 [size, size, 3].
 
     Crop, bicubic resize (OpenCV, no antialiasing: the stored image is hardly larger), then the flip. Pass decoded
-    pixels when several views of one image are wanted. ValueError when the box leaves the image.
+    pixels when several views of one image are wanted, and `out`, contiguous, to have the view written there.
+    ValueError when the box leaves the image.
     """
     rgb = decode_jpeg(image) if isinstance(image, bytes) else image
-    x, y, width, height, flip = (int(value) for value in np.asarray(view))
+    x, y, width, height, flip = np.asarray(view).tolist()
     if not (width and height and x + width <= rgb.shape[1] and y + height <= rgb.shape[0]):
         raise ValueError(
             f"view x={x} y={y} w={width} h={height} does not lie in an image of {rgb.shape[1]} x {rgb.shape[0]} pixels"
         )
     crop = rgb[y : y + height, x : x + width]
-    pixels = cv2.resize(crop, (size, size), interpolation=cv2.INTER_CUBIC)
-    return np.asarray(cv2.flip(pixels, 1) if flip else pixels, dtype=np.uint8)
+    if flip:
+        return np.asarray(cv2.flip(cv2.resize(crop, (size, size), interpolation=cv2.INTER_CUBIC), 1, dst=out))
+    return np.asarray(cv2.resize(crop, (size, size), dst=out, interpolation=cv2.INTER_CUBIC))
 
 
 def _bits(record_ids: Sequence[bytes], views: int, seed: int) -> seeds.U64:

@@ -22,8 +22,8 @@ def as_webdataset(manifest: str, split: Split = "train") -> Any:
     """A `webdataset.WebDataset` over a split, its fields decoded.
 
     `jpg` uint8 [H, W, 3], `txt` list of captions, `ids` of a pair: list of u16 arrays, `codes` u16 [K, N], `views` u16
-    [K, 5]; a text member is one sample whose `ids` are u16 [blocks, 512]. In manifest order, no shuffling. Needs the
-    extra `webdataset`.
+    [K, 5]; a text member is one sample whose `ids` are u16 [blocks, 512]. In manifest order, no shuffling; removed
+    samples are left out. Codes are those in the tar. Needs the extra `webdataset`.
     """
     import webdataset
 
@@ -32,7 +32,12 @@ def as_webdataset(manifest: str, split: Split = "train") -> Any:
     urls = [join(parent(path), shard.path) for shard in shards if shard.split == split]
     if not urls:
         raise ManifestError(f"{path}: no shard of split {split}")
-    return webdataset.WebDataset(urls, shardshuffle=False, empty_check=False).map(_decode)
+    return webdataset.WebDataset(urls, shardshuffle=False, empty_check=False).select(_has_content).map(_decode)
+
+
+def _has_content(sample: dict[str, Any]) -> bool:
+    """Whether a sample is none whose members were emptied."""
+    return sample.get("jpg") != b""
 
 
 def _decode(sample: dict[str, Any]) -> dict[str, Any]:

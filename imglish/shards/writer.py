@@ -1,6 +1,7 @@
 """Writing a shard: samples in, one tar out, the same bytes for the same samples.
 
-    facts = write_shard(file, pairs, images, documents)
+    facts = write_shard(file, pairs, images, documents, repeats={("pair", "00ff..."): 3})
+    facts = write_stored(file, stored_pairs, stored_images, blocks)        # payloads that already are bytes
 
 Samples come in ascending key order and are written as they come; only index rows (about 100 bytes a sample) and the
 text ids of the shard are held. `facts` is what the manifest says about a shard.
@@ -8,8 +9,8 @@ text ids of the shard are held. `facts` is what the manifest says about a shard.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -25,9 +26,9 @@ from imglish.shards.text import pack_blocks
 class ShardFacts:
     """What a shard holds.
 
-    `counts`: index rows of each kind, and captions; `distinct`: samples of each kind; `sections`: for each kind the
-    byte range of its members and of its index rows, with the rows' CRC-32C; `starts`: int64 [documents], the place of
-    every document's first id among the ids of the shard.
+    `counts`: index rows of each kind, and their captions; `distinct`: different samples of each kind that have content,
+    and their captions; `sections`: for each kind the byte range of its members and of its index rows, with the rows'
+    CRC-32C; `starts`: int64 [documents], the place of every document's first id among the ids of the shard.
     """
 
     counts: dict[str, int]
@@ -36,29 +37,61 @@ class ShardFacts:
     starts: NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class Stored:
+    """A pair or image as it lies in a shard: payloads in the order of `format.FIELDS`; `rows` index rows point to it.
+
+    All payloads of a tombstone are empty.
+    """
+
+    key: str
+    payloads: Sequence[bytes]
+    rows: int = 1
+
+    @property
+    def removed(self) -> bool:
+        return not any(self.payloads)
+
+
 def write_shard(
-    file: BinaryIO, pairs: Iterable[PairSample], images: Iterable[ImageSample], documents: Sequence[U16]
+    file: BinaryIO,
+    pairs: Iterable[PairSample],
+    images: Iterable[ImageSample],
+    documents: Sequence[U16],
+    repeats: Mapping[tuple[Kind, str], int] | None = None,
 ) -> ShardFacts:
     """Write a whole shard from the file's current place, which must be its start.
 
-    Raises ValueError when keys do not ascend or a caption is blank; OSError of the file passes through.
+    `repeats` gives the index rows of a (kind, key); 1 when absent. Raises ValueError when keys do not ascend, a caption
+    is blank or a sample repeats less than once; OSError of the file passes through.
     """
+    times = repeats or {}
+    stored_pairs = (Stored(x.key, _pair_fields(x), times.get(("pair", x.key), 1)) for x in pairs)
+    stored_images = (Stored(x.key, _image_fields(x), times.get(("image", x.key), 1)) for x in images)
+    blocks, starts = pack_blocks(documents)
+    return replace(write_stored(file, stored_pairs, stored_images, blocks), starts=starts)
+
+
+def write_stored(file: BinaryIO, pairs: Iterable[Stored], images: Iterable[Stored], blocks: U16) -> ShardFacts:
+    """`write_shard` of payloads and of blocks u16 [n, 512]; `starts` of the result is empty."""
     tar = _Tar(file)
     edges = [0]
     rows: dict[Kind, fmt.Rows] = {}
+    distinct: dict[str, int] = dict.fromkeys((*KINDS, "captions"), 0)
     captions = _Count()
-    rows["pair"] = _write_samples(tar, "pair", ((sample.key, _pair_fields(sample, captions)) for sample in pairs))
-    edges.append(tar.place)
-    rows["image"] = _write_samples(tar, "image", ((sample.key, _image_fields(sample)) for sample in images))
-    edges.append(tar.place)
-    blocks, starts = pack_blocks(documents)
+    samples: tuple[tuple[Kind, Iterable[Stored]], ...] = (("pair", pairs), ("image", images))
+    for kind, stored in samples:
+        rows[kind] = _write_samples(tar, kind, _counted(kind, stored, distinct, captions))
+        edges.append(tar.place)
     rows["text"] = _write_blocks(tar, blocks)
     edges.append(tar.place)
     index = tar.member(fmt.INDEX_NAME, fmt.encode_index(rows))
     tar.end()
+    distinct["text"] = int(np.count_nonzero(rows["text"]["flags"] == 0))
     counts: dict[str, int] = {kind: len(rows[kind]) for kind in KINDS}
     sections = _sections(rows, edges, index)
-    return ShardFacts({**counts, "captions": captions.value}, counts, sections, starts)
+    nowhere = np.zeros(0, dtype=np.int64)
+    return ShardFacts({**counts, "captions": captions.value}, distinct, sections, nowhere)
 
 
 class _Count:
@@ -86,8 +119,16 @@ class _Tar:
         self.file.write(fmt.END)
 
 
-def _pair_fields(sample: PairSample, captions: _Count) -> Sequence[bytes]:
-    captions.value += len(sample.captions)
+def _counted(kind: Kind, samples: Iterable[Stored], distinct: dict[str, int], captions: _Count) -> Iterator[Stored]:
+    for sample in samples:
+        found = fmt.count_captions(sample.payloads[1]) if kind == "pair" else 0
+        captions.value += found * sample.rows
+        distinct["captions"] += found
+        distinct[kind] += not sample.removed
+        yield sample
+
+
+def _pair_fields(sample: PairSample) -> Sequence[bytes]:
     text, ids = fmt.encode_captions(sample.captions), fmt.encode_u16(np.concatenate(sample.ids))
     return sample.jpeg, text, ids, fmt.encode_u16(sample.codes), fmt.encode_u16(sample.views)
 
@@ -96,24 +137,28 @@ def _image_fields(sample: ImageSample) -> Sequence[bytes]:
     return sample.jpeg, fmt.encode_u16(sample.codes), fmt.encode_u16(sample.views)
 
 
-def _write_samples(tar: _Tar, kind: Kind, samples: Iterable[tuple[str, Sequence[bytes]]]) -> fmt.Rows:
+def _write_samples(tar: _Tar, kind: Kind, samples: Iterable[Stored]) -> fmt.Rows:
     """Members of one section in the order of `fmt.FIELDS`; their index rows."""
     rows: list[Any] = []
     last = ""
-    for key, payloads in samples:
-        if key <= last:
-            raise ValueError(f"{kind} {key} comes after {last}; keys must ascend")
-        last = key
+    for sample in samples:
+        if sample.key <= last:
+            raise ValueError(f"{kind} {sample.key} comes after {last}; keys must ascend")
+        if sample.rows < 1:
+            raise ValueError(f"{kind} {sample.key} has {sample.rows} index rows; a sample has at least one")
+        last = sample.key
         ranges = [
-            (tar.member(fmt.member_name(kind, key, field), payload), len(payload), fmt.checksum(payload))
-            for field, payload in zip(fmt.FIELDS[kind], payloads, strict=True)
+            (tar.member(fmt.member_name(kind, sample.key, field), payload), len(payload), fmt.checksum(payload))
+            for field, payload in zip(fmt.FIELDS[kind], sample.payloads, strict=True)
         ]
-        rows.append((bytes.fromhex(key), *ranges, 0))
+        row = (bytes.fromhex(sample.key), *ranges, fmt.TOMBSTONE if sample.removed else 0)
+        rows += [row] * sample.rows
     return np.array(rows, dtype=fmt.INDEX_ROW[kind])
 
 
 def _write_blocks(tar: _Tar, blocks: U16) -> fmt.Rows:
     rows = np.zeros(len(blocks), dtype=fmt.INDEX_ROW["text"])
+    rows["flags"] = np.where(np.all(blocks == fmt.PAD, axis=1), fmt.TOMBSTONE, 0)
     for number, first in enumerate(range(0, len(blocks), fmt.MEMBER_BLOCKS)):
         payload = fmt.encode_u16(blocks[first : first + fmt.MEMBER_BLOCKS])
         offset = tar.member(fmt.text_member(number), payload)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +132,36 @@ def test_train_resumes_where_it_stopped(
     assert "finished after step 4" in capsys.readouterr().out
 
 
+def test_replay_gives_the_digests_that_a_run_logged(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest, folder = recipe.parent / "corpus" / "manifest.json", recipe.parent / "replayed"
+    assert run(monkeypatch, "train", recipe, "-o", folder) == 0
+    logged = [json.loads(line)["batch_digest"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    capsys.readouterr()
+    for step, digest in enumerate(logged, 1):
+        assert run(monkeypatch, "replay", manifest, "--step", str(step), "--run", folder / "run.json") == 0
+        assert f"batch_digest {digest}" in capsys.readouterr().out
+    options = ("--batch", "pair=2,image=2,text=2", "--seed", "0", "--details", "--json")
+    assert run(monkeypatch, "replay", manifest, "--step", "4", *options) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["batch_digest"] == logged[3]
+    assert [len(found["kinds"][kind]) for kind in ("pair", "image", "text")] == [2, 2, 2]
+    assert all(row["occurrences"] for rows in found["kinds"].values() for row in rows)
+
+
+def test_plan_says_what_a_run_will_read(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "plan", recipe, "--train", "--world-size", "2") == 0
+    said = capsys.readouterr().out
+    assert "small@1: 4 steps of 2 pair + 2 image + 2 text on 2 ranks" in said
+    for title in ("epochs of the run", "requests in an epoch", "cache of a rank", "share a shard", "cold resume reads"):
+        assert title in said
+    assert run(monkeypatch, "plan", recipe, "--train", "--world-size", "3") == 1
+    assert "3 ranks cannot share equally" in capsys.readouterr().err
+
+
 def test_fit_prints_the_locked_tokenizers(
     recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,6 +182,12 @@ def test_fit_prints_the_locked_tokenizers(
         (("gc", "none.toml"), 2, "no recipe at none.toml"),
         (("plan", "none.toml"), 2, "no recipe at none.toml"),
         (("demo", "--data", "no-such-folder"), 1, "no-such-folder"),
+        (("plan", "{recipe}", "--world-size", "2"), 2, "belong to --train"),
+        (("plan", "{recipe}", "--train", "--manifest", "none.json"), 1, "no manifest at none.json"),
+        (("replay", "none.json", "--step", "1"), 1, "no manifest at none.json"),
+        (("replay", "none.json", "--step", "1", "--batch", "pear=8"), 2, "'pear=8' is not one of pair, image, text"),
+        (("replay", "none.json", "--step", "1", "--seed", "1", "--run", "r"), 2, "--run says what seed was"),
+        (("replay", "none.json"), 2, "Missing option '--step'"),
         (("bild",), 2, "No such command 'bild'"),
     ],
 )
@@ -167,7 +204,7 @@ def test_a_wrong_input_is_one_clear_line(
     assert said in shown and "Traceback" not in shown
 
 
-@pytest.mark.parametrize("verb", ["demo", "plan", "build", "fit", "verify", "audit", "look", "train", "gc"])
+@pytest.mark.parametrize("verb", ["demo", "plan", "build", "fit", "verify", "audit", "look", "train", "replay", "gc"])
 def test_every_verb_teaches(verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, verb, "--help") == 0
     assert len(capsys.readouterr().out.splitlines()) > 8

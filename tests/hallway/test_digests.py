@@ -7,6 +7,7 @@ import random
 
 import pyarrow as pa
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -73,3 +74,27 @@ def test_large_and_small_string_types_have_one_digest() -> None:
 def test_rows_are_sorted_by_bytes_not_by_locale() -> None:
     rows = sort_rows(pa.table({"text": ["b", "Z", "ä", "a"]}), ["text"])
     assert rows["text"].to_pylist() == ["Z", "a", "b", "ä"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**54), 2**54) | st.floats(width=32) | st.text(max_size=4),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(st.text(max_size=3), values, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(JSON)
+def test_canonical_json_is_that_of_the_reference_implementation(value: object) -> None:
+    try:
+        expected = rfc8785.dumps(value)  # type: ignore[arg-type]
+    except rfc8785.CanonicalizationError as error:
+        with pytest.raises(type(error)):
+            canonical_json(value)
+    else:
+        assert canonical_json(value) == expected
+
+
+@pytest.mark.parametrize("value", ["\ud800", {"\ud800": 1}, {1: 2}, {"a": {2}}, 2**53, b"x"])
+def test_canonical_json_refuses_what_the_reference_implementation_refuses(value: object) -> None:
+    with pytest.raises(ValueError):
+        canonical_json(value)

@@ -34,7 +34,7 @@ def visited(order: KindOrder, first: int, last: int) -> list[tuple[int, int]]:
     return list(zip(order.ordinals[section].tolist(), row.tolist(), strict=True))
 
 
-@settings(max_examples=80)
+@settings(max_examples=80, deadline=None)
 @given(
     section_lists(), st.integers(1, 80), st.none() | st.integers(1, 2000), st.integers(0, 2**40), st.integers(0, 10**6)
 )
@@ -47,7 +47,7 @@ def test_every_row_comes_once_per_epoch(
     assert set(order.locate(np.arange(epoch * order.count, (epoch + 1) * order.count))[0].tolist()) == {epoch}
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(section_lists(), st.integers(10, 500), st.integers(1, 80), st.integers(0, 2**40))
 def test_batches_straddle_epochs_without_gaps_or_repeats(sections: Sections, rows: int, lanes: int, seed: int) -> None:
     order = Order({"image": sections}, {"image": rows}, seed, lanes)

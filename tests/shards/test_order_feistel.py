@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from imglish.seeds import stream
 from imglish.shards.feistel import bit_length, permute
 
-AROUND_POWERS = sorted({max(1, 2**k + d) for k in range(17) for d in (-1, 0, 1)})
+AROUND_POWERS = sorted({max(1, 2**k + d) for k in range(22) for d in (-1, 0, 1)})
 
 
 @pytest.mark.parametrize("size", AROUND_POWERS)

@@ -15,6 +15,7 @@ from imglish.errors import ManifestError, ShardError
 from imglish.shards import Corpus, open_corpus
 from imglish.shards import format as fmt
 from imglish.shards.manifest import Manifest
+from imglish.shards.ranges import Retry
 from tests.shards.corpus_helpers import document, pair, small_corpus
 
 
@@ -152,20 +153,56 @@ def test_a_missing_shard_is_named(copy: Path) -> None:
 
 
 def test_a_range_that_is_damaged_once_is_fetched_again(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from imglish.shards import reader
+    from imglish.shards import files
 
     corpus = open_corpus(str(copy / "manifest.json"))
     row = corpus.index("pair", 0)[0]
     place = int(row["jpg"]["offset"])
     fetched: list[int] = []
 
-    def damaged_once(url: str, start: int, length: int) -> bytes:
+    def damaged_once(url: str, start: int, length: int, retry: Retry) -> bytes:
         fetched.append(start)
         data = bytearray((copy / corpus.manifest.shards[0].path).read_bytes()[start : start + length])
         if len(fetched) == 1:
             data[place - start] ^= 1
         return bytes(data)
 
-    monkeypatch.setattr(reader, "read_range", damaged_once)
+    monkeypatch.setattr(files, "read_range", damaged_once)
     assert corpus["pair"][0].jpeg[:2] == b"\xff\xd8"
     assert len(fetched) == 2
+
+
+def plain(value: object) -> object:
+    """Arrays as lists, so that samples can be compared."""
+    if isinstance(value, list):
+        return [plain(one) for one in value]
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def everything(manifest: Path) -> list[object]:
+    """All that a corpus of one train shard gives, or the error in place of a sample that it does not give."""
+    corpus = open_corpus(str(manifest))
+    found: list[object] = []
+    for kind in ("pair", "image", "text"):
+        for number in range(len(corpus[kind])):  # type: ignore[call-overload]
+            try:
+                found.append([plain(value) for value in vars(corpus[kind][number]).values()])  # type: ignore[call-overload]
+            except ShardError as error:
+                found.append(error)
+    return found
+
+
+def test_no_flipped_byte_ever_gives_wrong_data(tmp_path: Path) -> None:
+    manifest = small_corpus(tmp_path, shards=1, pairs=2, images=1, ids=1500)
+    file = tmp_path / manifest.shards[0].path
+    whole = file.read_bytes()
+    expected = everything(tmp_path / "manifest.json")
+    stopped = 0
+    for place in range(0, len(whole), 101):
+        flip(file, place)
+        found = everything(tmp_path / "manifest.json")
+        wrong = [new for new, old in zip(found, expected, strict=True) if new != old]
+        assert all(isinstance(error, ShardError) for error in wrong)
+        stopped += bool(wrong)
+        file.write_bytes(whole)
+    assert stopped > 30
