@@ -82,9 +82,9 @@ def ours() -> Callable[[bytes], Any]:
 
 
 def box(width: int, height: int) -> tuple[int, int, int, int]:
-    """torchvision's RandomResizedCrop (scale 0.08 to 1, ratio 3/4 to 4/3), in plain numbers."""
+    """torchvision's RandomResizedCrop in plain numbers, with the scale of our views (0.2 to 1)."""
     for _ in range(10):
-        area = width * height * np.random.uniform(0.08, 1)
+        area = width * height * np.random.uniform(0.2, 1)
         ratio = np.exp(np.random.uniform(np.log(3 / 4), np.log(4 / 3)))
         w, h = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
