@@ -88,7 +88,7 @@ class Plan:
     rounds: int
 
 
-FULL = Plan(samples=8192, shards=8, seconds=8.0, rounds=3)
+FULL = Plan(samples=8192, shards=8, seconds=6.0, rounds=3)
 QUICK = Plan(samples=4096, shards=4, seconds=1.5, rounds=1)
 
 
@@ -342,7 +342,7 @@ def measure(plan: Plan, python: Path, photographs: Sequence[Path], folder: Path)
     save_for_peers(samples, folder)
     written = _json_of([str(python), str(PEERS), "write", str(folder), str(plan.shards)])
     readings = run_rounds(readers(manifest, folder, python, plan.seconds), plan.rounds)
-    rounds = 2 * plan.rounds + 1
+    rounds = plan.rounds + 2
     tars = _json_of([str(python), str(PEERS), "write-tars", str(folder), str(rounds)])
     writing = {"imglish": write_rates(manifest, samples, folder, rounds), "webdataset": tars}
     sizes = [len(sample.jpeg) for sample in samples]
