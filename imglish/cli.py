@@ -6,8 +6,8 @@ usage, 75 preempted and saved. Rooms are imported inside the verbs, so that `--h
 
 from __future__ import annotations
 
-import os
 import json
+import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path

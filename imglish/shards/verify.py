@@ -54,7 +54,7 @@ def verify(manifest_path: str, workers: int = 2, progress: Progress | None = Non
     manifest, base = load_manifest(path), parent(path)
     checks: list[Callable[[], list[Fault]]] = []
     for ordinal, shard in enumerate(manifest.shards):
-        checks.append(partial(_shard_faults, base, ordinal, shard, manifest))
+        checks.append(partial(shard_faults, base, ordinal, shard, manifest))
         checks.append(partial(_metadata_faults, base, shard))
     checks += [partial(slab_faults, base, slab, manifest) for slab in manifest.slabs]
     checks += [partial(_part_faults, base, part) for part in manifest.parts]
@@ -68,7 +68,7 @@ def verify(manifest_path: str, workers: int = 2, progress: Progress | None = Non
     return faults + list(_extra(manifest, base))
 
 
-def _shard_faults(base: str, ordinal: int, shard: Shard, manifest: Manifest) -> list[Fault]:
+def shard_faults(base: str, ordinal: int, shard: Shard, manifest: Manifest) -> list[Fault]:
     data, faults = _read(base, shard)
     if data is None:
         return faults

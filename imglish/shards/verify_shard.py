@@ -5,8 +5,7 @@ for sample, field, problem in check_shard(data, ordinal, shard, codes): ...
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -16,13 +15,13 @@ from numpy.typing import NDArray
 from imglish.records import KINDS, Kind
 from imglish.shards import format as fmt
 from imglish.shards.index_repair import repeated, rows_by_headers
-from imglish.shards.manifest import Shard
+from imglish.shards.manifest import Section, Shard
+from imglish.shards.verify_members import I64, member_faults, member_places
 
 Place = tuple[str | None, str | None, str]
 """Sample, field, problem."""
 _LISTED = 20
 """Differing index rows that are named one by one when the index is damaged."""
-_ZEROS = bytes(fmt.RECORD)
 _PADS = fmt.encode_u16(np.full(fmt.BLOCK_IDS, fmt.PAD, dtype=np.uint16))
 
 
@@ -66,38 +65,16 @@ def _bad_ranges(data: bytes, shard: Shard) -> Iterator[Place]:
         yield None, None, f"the manifest's sections reach beyond its {len(data)} bytes"
 
 
-class _Members:
-    """Checks members one after another against what they must be."""
-
-    def __init__(self, data: bytes, start: int, end: int) -> None:
-        self.data, self.place, self.end = data, start, end
-        self.view = memoryview(data)
-
-    def check(self, sample: str, field: str, name: str, size: int) -> Iterator[Place]:
-        """Header and padding of the member at the current place; moves behind it."""
-        start = self.place + fmt.RECORD
-        if self.data[self.place : start] != fmt.header(name, size):
-            yield sample, field, "its tar header is not that of this member"
-        fill = fmt.padding(size)
-        if self.data[start + size : start + size + fill] != _ZEROS[:fill]:
-            yield sample, field, "its padding is not zero"
-        self.place = start + size + fill
-
-
 def _check_section(data: bytes, kind: Kind, ordinal: int, rows: fmt.Rows, shard: Shard, codes: int) -> Iterator[Place]:
     section = shard.sections[kind]
-    members = _Members(data, section.offset, section.offset + section.bytes)
     if kind == "text":
-        yield from _check_blocks(members, ordinal, rows)
+        yield from _check_blocks(data, ordinal, rows, section)
         content = int(np.count_nonzero(rows["flags"] == 0))
     else:
         firsts = fmt.first_rows(kind, rows)
         yield from _check_repeats(kind, rows, firsts)
-        for row in rows[firsts].tolist():
-            yield from _check_sample(members, kind, row, codes)
+        yield from _check_samples(data, kind, rows[firsts], section, codes)
         content = int(np.count_nonzero(rows[firsts]["flags"] == 0))
-    if members.place != members.end:
-        yield None, kind, f"members end at byte {members.place} but the section at {members.end}"
     if content != shard.distinct[kind]:
         yield None, kind, f"{content} different samples but the manifest says {shard.distinct[kind]}"
 
@@ -114,42 +91,70 @@ def _check_repeats(kind: Kind, rows: fmt.Rows, firsts: NDArray[np.int64]) -> Ite
             yield f"{fmt.PREFIX[kind]}{right.hex()}", "key", f"it comes after {left.hex()}; keys must ascend"
 
 
-def _check_sample(members: _Members, kind: Kind, row: tuple[Any, ...], codes: int) -> Iterator[Place]:
-    key = bytes(row[0]).hex()
-    sample = f"{fmt.PREFIX[kind]}{key}"
-    for field, (offset, length, crc32c) in zip(fmt.FIELDS[kind], row[1:-1], strict=True):
-        start = members.place + fmt.RECORD
-        if offset != start:
-            yield sample, field, f"the index says byte {offset}, it starts at {start}"
-        if fmt.checksum(members.view[start : start + length]) != crc32c:
-            yield sample, field, "crc32c does not match the index"
-        yield from members.check(sample, field, fmt.member_name(kind, key, field), length)
-    removed = not any(length for _, length, _ in row[1:-1])
-    if row[-1] != (fmt.TOMBSTONE if removed else 0):
-        yield sample, "flags", f"flags are {row[-1]} but its members are {'empty' if removed else 'not empty'}"
-    lengths = dict(zip(fmt.FIELDS[kind], (length for _, length, _ in row[1:-1]), strict=True))
-    views, filled = lengths["views"], lengths["codes"]
+def _check_samples(data: bytes, kind: Kind, rows: fmt.Rows, section: Section, codes: int) -> Iterator[Place]:
+    """Members of different samples: places, headers, padding, checksums; then what each row says of itself."""
+    fields = fmt.FIELDS[kind]
+    sizes = np.stack([rows[field]["length"].astype(np.int64) for field in fields], axis=1).reshape(-1)
+    places, end = member_places(section.offset, sizes)
+    if end != section.offset + section.bytes:
+        yield None, kind, f"members end at byte {end} but the section at {section.offset + section.bytes}"
+        return
+    keys = [bytes(key).hex() for key in rows["key"]]
+    names = [fmt.member_name(kind, key, field) for key in keys for field in fields]
+    faults = list(member_faults(data, names, places, sizes))
+    said = np.stack([rows[field]["offset"].astype(np.int64) for field in fields], axis=1).reshape(-1)
+    starts = places + fmt.RECORD
+    wrong = np.flatnonzero(said != starts)
+    faults += [(int(n), f"the index says byte {said[n]}, it starts at {starts[n]}") for n in wrong]
+    sums = np.stack([rows[field]["crc32c"] for field in fields], axis=1).reshape(-1)
+    faults += [(n, "crc32c does not match the index") for n in _bad_sums(data, starts, sizes, sums)]
+    for number, problem in sorted(faults):
+        yield fmt.PREFIX[kind] + keys[number // len(fields)], fields[number % len(fields)], problem
+    for key, lengths, flags in zip(keys, sizes.reshape(-1, len(fields)), rows["flags"], strict=True):
+        yield from _check_lengths(kind, key, lengths.tolist(), int(flags), codes)
+
+
+def _bad_sums(data: bytes, starts: I64, sizes: I64, sums: NDArray[np.uint32]) -> Iterator[int]:
+    """Numbers of the payloads whose CRC-32C is another."""
+    view = memoryview(data)
+    for number, (start, size, said) in enumerate(zip(starts.tolist(), sizes.tolist(), sums.tolist(), strict=True)):
+        if fmt.checksum(view[start : start + size]) != said:
+            yield number
+
+
+def _check_lengths(kind: Kind, key: str, lengths: Sequence[int], flags: int, codes: int) -> Iterator[Place]:
+    """A sample is a tombstone exactly when nothing is left of it, and has N codes a view."""
+    removed = not any(lengths)
+    if flags != (fmt.TOMBSTONE if removed else 0):
+        problem = f"flags are {flags} but its members are {'empty' if removed else 'not empty'}"
+        yield fmt.PREFIX[kind] + key, "flags", problem
+    filled, views = lengths[-2:]
     if views % (2 * fmt.VIEW_FIELDS) or filled != views // fmt.VIEW_FIELDS * codes:
-        yield sample, "codes", f"{filled} bytes of codes for {views} bytes of views, {codes} codes a view"
+        problem = f"{filled} bytes of codes for {views} bytes of views, {codes} codes a view"
+        yield fmt.PREFIX[kind] + key, "codes", problem
 
 
-def _check_blocks(members: _Members, ordinal: int, rows: fmt.Rows) -> Iterator[Place]:
-    for number in range(math.ceil(len(rows) / fmt.MEMBER_BLOCKS)):
-        first = number * fmt.MEMBER_BLOCKS
-        part = rows[first : first + fmt.MEMBER_BLOCKS].tolist()
-        place = members.place + fmt.RECORD
-        name = f"{fmt.PREFIX['text']}{number:06d}"
-        yield from members.check(name, "ids", fmt.text_member(number), len(part) * fmt.BLOCK_BYTES)
-        for block, (offset, crc32c, flags) in enumerate(part, first):
-            sample = fmt.block_key(ordinal, block)
-            if offset != place:
-                yield sample, "ids", f"the index says byte {offset}, it starts at {place}"
-            ids = members.data[place : place + fmt.BLOCK_BYTES]
-            if fmt.checksum(ids) != crc32c:
-                yield sample, "ids", "crc32c does not match the index"
-            if flags != (fmt.TOMBSTONE if ids == _PADS else 0):
-                yield sample, "flags", f"flags are {flags} but it {'has no' if ids == _PADS else 'has'} content"
-            place += fmt.BLOCK_BYTES
+def _check_blocks(data: bytes, ordinal: int, rows: fmt.Rows, section: Section) -> Iterator[Place]:
+    whole = fmt.MEMBER_BLOCKS
+    blocks = np.array([min(whole, len(rows) - first) for first in range(0, len(rows), whole)], dtype=np.int64)
+    sizes = blocks * fmt.BLOCK_BYTES
+    places, end = member_places(section.offset, sizes)
+    if end != section.offset + section.bytes:
+        yield None, "text", f"members end at byte {end} but the section at {section.offset + section.bytes}"
+        return
+    names = [fmt.text_member(number) for number in range(len(sizes))]
+    for number, problem in member_faults(data, names, places, sizes):
+        yield names[number].partition(".")[0], "ids", problem
+    starts = np.repeat(places + fmt.RECORD, blocks) + np.arange(len(rows)) % whole * fmt.BLOCK_BYTES
+    empty = np.array([data[start : start + fmt.BLOCK_BYTES] == _PADS for start in starts.tolist()], dtype=np.bool_)
+    faults = [(int(n), "ids", "the index gives another place") for n in np.flatnonzero(rows["offset"] != starts)]
+    widths = np.full(len(rows), fmt.BLOCK_BYTES, dtype=np.int64)
+    bad = _bad_sums(data, starts, widths, rows["crc32c"])
+    faults += [(n, "ids", "crc32c does not match the index") for n in bad]
+    odd = np.flatnonzero(rows["flags"] != np.where(empty, fmt.TOMBSTONE, 0))
+    faults += [(int(n), "flags", f"flags are {rows['flags'][n]}, which its content contradicts") for n in odd]
+    for number, field, problem in sorted(faults):
+        yield fmt.block_key(ordinal, number), field, problem
 
 
 def _check_captions(data: bytes, rows: fmt.Rows, shard: Shard) -> Iterator[Place]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 
 from imglish.cli import main
 from tests.pipeline.corpora import write_sources
+from tests.shards.changed_helpers import packed
+from tests.shards.pack_helpers import mixed_tables
+from tests.shards.pack_helpers import recipe as pack_recipe
 
 RECIPE = """
 name = "small"
@@ -122,6 +126,43 @@ def test_plan_audit_look_and_gc_work_on_a_built_corpus(
     assert not (manifest.parent / "tables" / ".tmp-x").exists()
 
 
+def test_diff_says_what_another_threshold_did(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus, other = recipe.parent / "corpus", recipe.parent / "other"
+    assert run(monkeypatch, "diff", corpus / "manifest.json", corpus / "manifest.json") == 0
+    assert capsys.readouterr().out.endswith("the same corpus\n")
+    shutil.copytree(corpus, other)
+    changes = ("work=other", "decide.text.min_words=10000", "decide.captioned_images=both")
+    assert run(monkeypatch, "build", recipe, "--workers", "1", *changes) == 0
+    capsys.readouterr()
+    assert run(monkeypatch, "diff", corpus / "manifest.json", other / "manifest.json") == 0
+    said = capsys.readouterr().out
+    assert "samples removed: 30  kind text, source texts, why text_length@1\n" in said
+    assert "decisions redecided: " in said and "new drop by text_length@1" in said
+    assert "samples added: 4  kind image, source images, why merge by " in said
+    assert "recipe.decide.text.min_words: 50 -> 10000\n" in said
+    assert run(monkeypatch, "diff", corpus / "manifest.json", other / "manifest.json", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["recipe"]["decide.captioned_images"] == ["pair", "both"]
+
+
+def test_merge_counts_what_stands_in_both_and_verify_and_audit_take_the_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables = mixed_tables(pack_recipe())
+    parts = [packed(tmp_path / name, pack_recipe(), mine) for name, mine in (("a", tables), ("b", tables[:1]))]
+    whole = tmp_path / "all.json"
+    assert run(monkeypatch, "merge", whole, *parts, "--name", "both") == 0
+    said = capsys.readouterr().out
+    assert "2 parts, 8 shards; 24 records stand in more than one part, 0 of them in different splits" in said
+    assert "is in a and b" in said and "both@1  digest " in said and "not globally deduplicated" in said
+    assert run(monkeypatch, "verify", whole) == 0
+    assert run(monkeypatch, "audit", whole) == 0
+    assert run(monkeypatch, "merge", tmp_path / "a" / "all.json", *parts) == 1
+    assert "put the merged manifest into a folder above all parts" in capsys.readouterr().err
+
+
 def test_train_resumes_where_it_stopped(
     recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -204,7 +245,10 @@ def test_a_wrong_input_is_one_clear_line(
     assert said in shown and "Traceback" not in shown
 
 
-@pytest.mark.parametrize("verb", ["demo", "plan", "build", "fit", "verify", "audit", "look", "train", "replay", "gc"])
+@pytest.mark.parametrize(
+    "verb",
+    ["demo", "plan", "build", "fit", "verify", "diff", "merge", "audit", "look", "train", "replay", "gc"],
+)
 def test_every_verb_teaches(verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, verb, "--help") == 0
     assert len(capsys.readouterr().out.splitlines()) > 8

@@ -8,7 +8,7 @@ import random
 import pyarrow as pa
 import pytest
 import rfc8785
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imglish.digests import canonical_json, json_digest, record_id, sort_rows, table_digest
@@ -34,6 +34,30 @@ def test_a_record_id_is_blake2b_128_of_content_kind_and_bytes() -> None:
     assert record_id("image", b"x") != record_id("text", b"x")
     with pytest.raises(ValueError, match="'pair'"):
         record_id("pair", b"x")
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53) + 1, 2**53 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=6)
+    | st.sampled_from(["1e5", '\\"', "\x00\x1f\x7f\u2028", "9" * 20, "é", "\U0001f600", "\uffff"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None)
+@given(JSON)
+def test_canonical_json_is_rfc_8785_whichever_encoder_wrote_it(value: object) -> None:
+    assert canonical_json(value) == rfc8785.dumps(value)
+
+
+@pytest.mark.parametrize("value", [2**53, float("nan"), {"a": object()}])
+def test_what_has_no_canonical_json_is_refused(value: object) -> None:
+    with pytest.raises(rfc8785.CanonicalizationError):
+        canonical_json(value)
 
 
 def test_canonical_json_is_one_spelling() -> None:

@@ -6,7 +6,7 @@ import tarfile
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imglish.records import KINDS, Kind
@@ -92,3 +92,15 @@ def test_documents_come_back_from_their_spans_and_the_rest_is_padding(documents:
     for document, start in zip(arrays, starts, strict=True):
         assert (unpack_document(blocks, int(start), len(document)) == document).all()
     assert (blocks.reshape(-1)[total:] == fmt.PAD).all()
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["p/00.jpg", "t000000.ids", "__meta__/index", "x" * 100]), st.integers(0, 8**11 - 1))
+    )
+)
+def test_many_headers_at_once_are_those_made_one_by_one(members: list[tuple[str, int]]) -> None:
+    names = [name for name, _ in members]
+    made = fmt.headers(names, np.array([size for _, size in members], dtype=np.int64))
+    assert made.tobytes() == b"".join(fmt.header(name, size) for name, size in members)

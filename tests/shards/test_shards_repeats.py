@@ -111,7 +111,7 @@ def test_a_repeated_row_that_differs_from_its_first_is_named(tmp_path: Path) -> 
     assert any(field == "jpg" and "repeats the row before it" in problem for _, field, problem in faults)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 40), st.sampled_from(["pair", "image", "text"])), max_size=12, unique=True),
     st.integers(1, 4),

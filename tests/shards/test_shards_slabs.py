@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imglish.errors import ManifestError, ShardError
@@ -202,6 +202,7 @@ def test_a_manifest_whose_slabs_do_not_fit_is_refused(path: str) -> None:
             reissue(manifest, slabs=broken)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 9), st.integers(1, 4), st.integers(1, 6), st.integers(0, 1000))
 def test_a_slab_comes_back_from_its_bytes(rows: int, views: int, side: int, seed: int) -> None:
     import tempfile

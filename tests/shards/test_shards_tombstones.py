@@ -212,9 +212,9 @@ tombstone(sys.argv[1], sys.argv[2].split(","))
 
 
 def test_a_killed_removal_has_done_nothing_and_can_be_repeated(path: str) -> None:
-    """SIGKILL just before each file is published in turn: tar, table, tar, table, ..., manifest."""
+    """SIGKILL just before each file is published in turn: tar, table, manifest."""
     before = Path(path).read_bytes()
-    keys = ",".join(sorted(set(keys_of(list(reference_samples(path)), "image")))[::4])
+    keys = keys_of(list(reference_samples(path)), "image")[0]
     root = Path(__file__).parents[2]
     for files in range(100):
         command = [sys.executable, "-c", KILLED, path, keys, str(files)]
@@ -224,7 +224,7 @@ def test_a_killed_removal_has_done_nothing_and_can_be_repeated(path: str) -> Non
         assert done.returncode == -9, done.stderr
         assert Path(path).read_bytes() == before
         assert clean(path) == []
-    assert files > 2
+    assert files == 3
     assert clean(path) == []
     assert not set(keys.split(",")) & set(keys_of(list(reference_samples(path)), "image"))
 
