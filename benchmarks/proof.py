@@ -133,23 +133,28 @@ def webdataset_reads() -> Numbers:
     return {"webdataset": importlib.metadata.version("webdataset"), "members": members, "groups": samples}
 
 
-def fresh_clone() -> Numbers:
-    """A fresh clone in an empty folder: `make demo` in 15 minutes, `make test` in 10, both green."""
-    clone = WORK / "clone"
+def fresh_demo() -> Numbers:
+    """A fresh clone in an empty folder: `make demo` is green within 15 minutes, installation included."""
+    return _fresh("demo", 15)
+
+
+def fresh_test() -> Numbers:
+    """A fresh clone in an empty folder: `make test` is green within 10 minutes, installation included."""
+    return _fresh("test", 10)
+
+
+def _fresh(target: str, minutes: int) -> Numbers:
+    clone, log = WORK / f"clone-{target}", WORK / f"make-{target}.txt"
     shutil.rmtree(clone, ignore_errors=True)
     _run(["git", "clone", "--quiet", str(ROOT), str(clone)])
-    numbers: Numbers = {}
-    for target, minutes in (("demo", 15), ("test", 10)):
-        log = WORK / f"fresh-clone-{target}.log"
-        began = time.perf_counter()
-        with log.open("w") as file:
-            ran = subprocess.run(["make", target], cwd=clone, stdout=file, stderr=subprocess.STDOUT)
-        seconds = time.perf_counter() - began
-        numbers[f"make_{target}_seconds"] = round(seconds)
-        assert ran.returncode == 0, f"make {target} failed; see {log}"
-        assert seconds <= 60 * minutes, f"make {target} took {seconds:.0f} s"
-        shutil.copy(log, RESULTS.parent / f"make-{target}.txt")
-    return numbers
+    began = time.perf_counter()
+    with log.open("w") as file:
+        ran = subprocess.run(["make", target], cwd=clone, stdout=file, stderr=subprocess.STDOUT)
+    seconds = time.perf_counter() - began
+    assert ran.returncode == 0, f"make {target} failed; see {log}"
+    assert seconds <= 60 * minutes, f"make {target} took {seconds:.0f} s"
+    (RESULTS.parent / log.name).write_text(log.read_text().replace(str(clone), "."))
+    return {f"make_{target}_seconds": round(seconds)}
 
 
 def byte_sweep() -> Numbers:
@@ -174,9 +179,10 @@ CLAIMS: dict[str, Claim] = {
     "webdataset-reads": webdataset_reads,
     "byte-sweep": byte_sweep,
     "scale-manifest": scale_manifest,
-    "fresh-clone": fresh_clone,
+    "fresh-demo": fresh_demo,
+    "fresh-test": fresh_test,
 }
-WITHOUT_DEMO = ("byte-sweep", "scale-manifest", "fresh-clone")
+WITHOUT_DEMO = ("byte-sweep", "scale-manifest", "fresh-demo", "fresh-test")
 """Claims that need no demo corpus."""
 
 

@@ -201,9 +201,10 @@ def test_a_forgotten_loader_leaves_no_process(corpus: Corpus) -> None:
 
 
 FOREVER = """
-import sys
+import signal, sys
 from imglish.shards import open_corpus
 from imglish.shards.loader import Loader
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started deaf to it
 if __name__ == "__main__":
     with Loader(open_corpus(sys.argv[1]), {"pair": 2}, workers=2, processes=True) as loader:
         print(*(process.pid for process in loader._steps.processes.processes), flush=True)
