@@ -70,13 +70,14 @@ def sigkill_build() -> Numbers:
         child = subprocess.Popen(
             _command("build", work), cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         )
-        moment = rng.uniform(5, 60)
+        moment = rng.uniform(5, 25)  # a whole build takes about 90 seconds
         try:
             child.wait(timeout=moment)
         except subprocess.TimeoutExpired:
             os.kill(child.pid, signal.SIGKILL)
             child.wait()
             killed.append(round(moment, 1))
+    assert len(killed) == 3, f"the build ended before it could be killed three times: {killed}"
     seconds = _build(work)
     assert _products(work) == _products(DEMO / "corpus"), "a killed build ended with other bytes"
     _run(_command("gc", work))
