@@ -252,8 +252,6 @@ def replay(
 
     Needs the manifest; keys need the index of the shards, details their metadata. Reads no image and needs no GPU.
     """
-    import json
-
     from imglish.shards.loader import corpus_order
     from imglish.shards.reader import open_corpus
     from imglish.shards.replay import order_of_run, parse_change, parse_counts, to_json, to_lines

@@ -79,11 +79,12 @@ class WatchedStore(Store):
 
 @dataclass
 class BuildResult:
-    """What a build made: the manifest, seconds per stage, verdicts, pack's counts, warnings."""
+    """What a build made: manifest, seconds per stage, bytes landed per source, verdicts, pack's counts, warnings."""
 
     manifest: Manifest
     path: str
     seconds: dict[str, float]
+    landed_bytes: dict[str, int]
     verdicts: list[Verdicts]
     counts: dict[str, int]
     warnings: list[str]
@@ -99,6 +100,7 @@ class Pipeline:
     note: Callable[[str], None] = lambda text: None
     store: Store = field(init=False)
     seconds: dict[str, float] = field(default_factory=dict)
+    landed_bytes: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.store = Store(self.recipe.work)
@@ -143,12 +145,15 @@ class Pipeline:
             manifest = self._manifest(shards, decisions, tallies, models)
         found = verdicts(counts_of(tallies))
         warnings = wipe_outs(found, self.recipe.decide.alarm_share)
-        return BuildResult(manifest, self.store.url(MANIFEST), self.seconds, found, counts_of(shards), warnings)
+        return BuildResult(
+            manifest, self.store.url(MANIFEST), self.seconds, self.landed_bytes, found, counts_of(shards), warnings
+        )
 
     def _decided(self) -> list[LandingFile]:
         """Landing, annotations and decisions, one file each per landing unit."""
         with self._timed("land"):
             landed = land(self.store, self.engine, self.recipe, self.progress, self.note)
+            self.landed_bytes = {name: counts_of(receipts).get("bytes", 0) for name, receipts in landed.items()}
             landing = [receipt.outputs["rows"] for receipts in landed.values() for receipt in receipts]
         if not sum(output.rows for output in landing):
             raise SourceError("the sources hold no occurrence at all; check `path` of each [[source]]")

@@ -59,7 +59,7 @@ def train_summary(result: RunResult) -> str:
         "below",
         "accuracy",
         "constant",
-        "rare*",
+        "other*",
         "constant",
         "ratio",
     )
@@ -72,14 +72,10 @@ def _verdict_table(result: BuildResult) -> str:
     rows = []
     for source in dict.fromkeys(row.source for row in result.verdicts):
         mine = [row for row in result.verdicts if row.source == source]
-        counts = {verdict: sum(r.count for r in mine if r.verdict == verdict) for verdict in ("keep", "merge", "drop")}
-        rows.append((source, mine[0].kind, *(f"{n:,}" for n in (sum(counts.values()), *counts.values()))))
-    total = [
-        sum(row.count for row in result.verdicts if verdict in ("", row.verdict))
-        for verdict in ("", "keep", "merge", "drop")
-    ]
-    rows.append(("together", "", *(f"{n:,}" for n in total)))
-    return _table("occurrences", ("source", "kind", "in", "kept", "merged", "dropped"), rows)
+        rows.append((source, mine[0].kind, f"{result.landed_bytes[source] / 1e6:,.1f}", *_verdict_counts(mine)))
+    whole = sum(result.landed_bytes.values())
+    rows.append(("together", "", f"{whole / 1e6:,.1f}", *_verdict_counts(result.verdicts)))
+    return _table("occurrences", ("source", "kind", "MB in", "in", "kept", "merged", "dropped"), rows)
 
 
 def _verdict_counts(rows: Sequence[Verdicts]) -> list[str]:

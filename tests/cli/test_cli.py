@@ -81,7 +81,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text=True,
     )
     assert ran.returncode == 0, ran.stderr
-    assert "small@1  digest " in ran.stdout and "exact" not in ran.stderr
+    assert "MB in" in ran.stdout and "small@1  digest " in ran.stdout and "exact" not in ran.stderr
     assert "pack: 3 of 3" in ran.stderr
     return folder / "small.toml"
 
