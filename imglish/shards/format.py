@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from crc32c import crc32c as _crc32c
@@ -85,22 +85,48 @@ def header(name: str, size: int) -> bytes:
     return b"%b%b%b%b%06o\0 %b" % (encoded.ljust(100, b"\0"), _OWNER, octal, _NO_TIME, total, _USTAR)
 
 
-def headers(names: Sequence[str], sizes: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Many headers at once, uint8 [n, 512]; each is what `header` returns."""
+def headers(names: NDArray[np.bytes_], sizes: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Many headers at once, uint8 [n, 512]; each is what `header` returns. `names` has dtype S, at most S100."""
     found = np.empty((len(names), RECORD), dtype=np.uint8)
     found[:] = np.frombuffer(header("", 0), np.uint8)
-    name, size, total = slice(0, 100), slice(124, 135), slice(148, 154)
-    found[:, name] = np.array([text.encode("ascii") for text in names], dtype="S100").view(np.uint8).reshape(-1, 100)
-    found[:, size] = _octal(sizes, 11)
-    found[:, total] = ord(" ")
-    found[:, total.stop : total.stop + 2] = ord(" ")
-    found[:, total] = _octal(found.sum(axis=1, dtype=np.int64), 6)
-    found[:, total.stop] = 0
+    letters = np.ascontiguousarray(names).view(np.uint8).reshape(len(names), names.itemsize)
+    digits = _octal(sizes)[:, 1:]
+    total = letters.sum(axis=1, dtype=np.uint16) + digits.sum(axis=1, dtype=np.uint16)
+    found[:, : names.itemsize] = letters
+    found[:, 124:135] = digits
+    found[:, 148:154] = _octal(total.astype(np.int64) + _FIXED_SUM)[:, 6:]
     return found
 
 
-def _octal(values: NDArray[np.int64], digits: int) -> NDArray[np.int64]:
-    return (values[:, None] >> 3 * np.arange(digits - 1, -1, -1) & 7) + ord("0")
+def _octal(values: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Twelve octal digits of each value, uint8 [n, 12]."""
+    parts = values[:, None] >> np.array([24, 12, 0]) & 0o7777
+    return np.asarray(_OCTAL[parts].view(np.uint8).reshape(-1, 12))
+
+
+_OCTAL = np.array([f"{number:04o}" for number in range(0o10000)], dtype="S4")
+
+
+def hex_keys(rows: Rows) -> NDArray[np.bytes_]:
+    """The keys of index rows in hex, S32 [n]."""
+    keys = np.ascontiguousarray(rows["key"]).view(np.uint8).reshape(-1, 16)
+    return _HEX[keys].view("S32").reshape(-1)
+
+
+def member_names(kind: Kind, keys: NDArray[np.bytes_]) -> NDArray[np.bytes_]:
+    """Names of all members of pairs or images in the order of a tar, S [n * fields]."""
+    ends = [f".{field}".encode("ascii") for field in FIELDS[kind]]
+    start = PREFIX[kind].encode("ascii")
+    width = len(start) + keys.itemsize
+    names = np.zeros((len(keys), len(ends), width + max(map(len, ends))), dtype=np.uint8)
+    names[:, :, : len(start)] = np.frombuffer(start, np.uint8)
+    names[:, :, len(start) : width] = keys.view(np.uint8).reshape(-1, 1, keys.itemsize)
+    for number, end in enumerate(ends):
+        names[:, number, width : width + len(end)] = np.frombuffer(end, np.uint8)
+    return names.view(f"S{names.shape[2]}").reshape(-1)
+
+
+_HEX = np.array([f"{byte:02x}" for byte in range(256)], dtype="S2")
 
 
 def padding(size: int) -> int:
@@ -172,13 +198,19 @@ def first_rows(kind: Kind, rows: Rows) -> NDArray[np.int64]:
 
 def encode_index(rows: dict[Kind, Rows]) -> bytes:
     """The payload of the index member."""
+    head = encode_index_head({kind: len(rows[kind]) for kind in KINDS})
+    return head + b"".join(rows[kind].tobytes() for kind in KINDS)
+
+
+def encode_index_head(counts: Mapping[str, int]) -> bytes:
+    """What stands before the rows of the index member: magic and the numbers of rows."""
     head = np.zeros((), INDEX_HEADER)
     head["magic"] = INDEX_MAGIC
     for kind in KINDS:
-        head[kind] = len(rows[kind])
-    return head.tobytes() + b"".join(rows[kind].tobytes() for kind in KINDS)
+        head[kind] = counts[kind]
+    return head.tobytes()
 
 
-def decode_rows(kind: Kind, data: bytes) -> Rows:
+def decode_rows(kind: Kind, data: bytes | memoryview) -> Rows:
     """Index rows of one kind; ValueError when the bytes are not whole rows."""
     return np.frombuffer(data, INDEX_ROW[kind])

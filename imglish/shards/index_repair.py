@@ -6,12 +6,13 @@ import numpy as np
 
 from imglish.records import Kind
 from imglish.shards import format as fmt
+from imglish.shards.checksums import Data
 
 _Member = tuple[str, int, int]
 """Name, offset of the payload, size."""
 
 
-def rows_by_headers(data: bytes, kind: Kind, place: int, end: int) -> fmt.Rows | None:
+def rows_by_headers(data: Data, kind: Kind, place: int, end: int) -> fmt.Rows | None:
     """One index row for each sample between two places of a shard; None when a header is damaged."""
     members = _members(data, place, end)
     if members is None:
@@ -47,10 +48,10 @@ def repeated(kind: Kind, found: fmt.Rows, made: fmt.Rows) -> fmt.Rows | None:
     return made[known]
 
 
-def _members(data: bytes, place: int, end: int) -> list[_Member] | None:
+def _members(data: Data, place: int, end: int) -> list[_Member] | None:
     members: list[_Member] = []
     while place < end:
-        head = data[place : place + fmt.RECORD]
+        head = bytes(data[place : place + fmt.RECORD])
         name, size = head[:100].rstrip(b"\0"), head[124:135]
         if not name.isascii() or not size.isdigit() or head != fmt.header(name.decode(), int(size, 8)):
             return None
@@ -59,7 +60,7 @@ def _members(data: bytes, place: int, end: int) -> list[_Member] | None:
     return members
 
 
-def _blocks(data: bytes, members: list[_Member]) -> fmt.Rows:
+def _blocks(data: Data, members: list[_Member]) -> fmt.Rows:
     pads = fmt.encode_u16(np.full(fmt.BLOCK_IDS, fmt.PAD, dtype=np.uint16))
     spots = [offset + at for _, offset, size in members for at in range(0, size, fmt.BLOCK_BYTES)]
     blocks = [data[at : at + fmt.BLOCK_BYTES] for at in spots]

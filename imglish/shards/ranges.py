@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,10 @@ from imglish.seeds import draw, stream, uniform
 
 SLOWEST = 1 << 20
 """Bytes a second that a long range may take at worst before it counts as late (ours)."""
+LOCAL_PIECE = 1 << 20
+"""Bytes of a local file that are read at once when it is read whole."""
+REMOTE_PIECE = 16 << 20
+"""Bytes of one request when a remote file is read whole."""
 _STATUS_OF_A_RANGE_BEHIND_THE_END = 416  # RFC 9110, section 15.5.17
 _PASSING_STATUS = (408, 425, 429)  # RFC 9110 and 8470; every other 4xx stays what it is
 
@@ -91,6 +96,33 @@ def read_range(url: str, start: int, length: int, retry: Retry = RETRY) -> bytes
             f"{url}: bytes {start} to {start + length} wanted, but only {len(data)} came; the file is truncated"
         )
     return data
+
+
+def read_pieces(url: str, into: memoryview, retry: Retry = RETRY) -> Iterator[memoryview]:
+    """Fill `into` from the start of a file, piece by piece; each is given when it has come. ShardError as above.
+
+    A local piece is small enough to be looked at while it is in a core's cache, a remote one is a request.
+    """
+    step = LOCAL_PIECE if is_local(url) else REMOTE_PIECE
+    for start in range(0, len(into), step):
+        piece = into[start : start + step]
+        if is_local(url):
+            _read_into(url, start, piece)
+        else:
+            piece[:] = read_range(url, start, len(piece), retry)
+        yield piece
+
+
+def _read_into(url: str, start: int, piece: memoryview) -> None:
+    try:
+        with open(local_path(url), "rb", buffering=0) as file:
+            came = os.preadv(file.fileno(), [piece], start)
+    except FileNotFoundError:
+        raise ShardError(f"{url} is missing; build or download it again") from None
+    except OSError as error:
+        raise ShardError(f"{url}: bytes {start} to {start + len(piece)} cannot be read: {error}") from error
+    if came != len(piece):
+        raise ShardError(f"{url}: {len(piece)} bytes wanted from {start}, but {came} came; the file is truncated")
 
 
 def other_size(url: str, expected: int) -> str | None:

@@ -11,7 +11,7 @@ a section, else from the tar. The histograms of codes in the metadata tables fol
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Literal
 
@@ -20,6 +20,7 @@ import numpy as np
 from imglish.errors import ManifestError, ShardError
 from imglish.records import KINDS
 from imglish.shards import format as fmt
+from imglish.shards.checksums import Data, wrong_pieces
 from imglish.shards.manifest import Manifest, Shard, Slab, VisualTokenizer, reissue
 from imglish.shards.manifest_check import slab_bytes, tokenizers_by_digest
 from imglish.shards.metadata import METADATA, Metadata, members_of, metadata_digest, replace_codes, survivor
@@ -80,19 +81,18 @@ def read_slab(store: Store, slab: Slab) -> U16:
     data = store.read(slab["path"])
     if len(data) != slab["bytes"] or slab["bytes"] != slab_bytes(slab):
         raise ShardError(f"{slab['path']}: {len(data)} bytes but the manifest says {slab['bytes']}; bring it back")
-    bad = next(bad_rows(data, slab), None)
-    if bad is not None:
-        raise ShardError(f"{slab['path']}: row {bad}: crc32c does not match; bring it back or code the corpus again")
+    bad = bad_rows(data, slab)
+    if bad:
+        raise ShardError(f"{slab['path']}: row {bad[0]}: crc32c does not match; bring it back or code the corpus again")
     codes = data[: len(data) - 4 * slab["rows"]]
     return fmt.decode_u16(codes).reshape(slab["rows"], slab["views"], slab["codes_per_view"])
 
 
-def bad_rows(data: bytes, slab: Slab) -> Iterator[int]:
+def bad_rows(data: Data, slab: Slab) -> list[int]:
     """Rows of a slab of the right length whose checksum does not match."""
-    width = 2 * slab["views"] * slab["codes_per_view"]
-    said = np.frombuffer(data, "<u4", slab["rows"], width * slab["rows"])
-    view = memoryview(data)
-    return (row for row in range(slab["rows"]) if fmt.checksum(view[row * width : (row + 1) * width]) != said[row])
+    width, rows = 2 * slab["views"] * slab["codes_per_view"], slab["rows"]
+    said = np.frombuffer(data, "<u4", rows, width * rows)
+    return [int(row) for row in wrong_pieces(data, np.arange(rows) * width, np.full(rows, width), said)]
 
 
 def use_codes(

@@ -11,11 +11,13 @@ is walked by its headers, the rows are made again and compared with those found.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -26,7 +28,7 @@ from imglish.shards.manifest import FileRef, Manifest, Shard, Slab, load_manifes
 from imglish.shards.manifest_check import tokenizers_by_digest
 from imglish.shards.manifest_model import PartRef
 from imglish.shards.metadata import METADATA, metadata_digest
-from imglish.shards.ranges import is_local, join, local_path, parent, read_range
+from imglish.shards.ranges import is_local, join, local_path, parent, read_pieces, read_range
 from imglish.shards.slabs import bad_rows
 from imglish.shards.verify_shard import check_shard
 from imglish.stages import Progress
@@ -45,6 +47,31 @@ class Fault:
         return ": ".join(part for part in (self.shard, self.sample, self.field, self.problem) if part)
 
 
+class WholeFiles(threading.local):
+    """Files read whole, one after another, into memory of each thread: fresh pages cost as much as reading does."""
+
+    def __init__(self, base: str) -> None:
+        self.base = base
+        self._room = np.empty(0, dtype=np.uint8)
+
+    def read(self, file: FileRef) -> tuple[memoryview | None, list[Fault]]:
+        """A file and what its SHA-256 says; None when it has not its full length. Valid until the next read."""
+        data, sha256 = self._memory(file.bytes), hashlib.sha256()
+        try:
+            for piece in read_pieces(join(self.base, file.path), data):
+                sha256.update(piece)
+        except ShardError as error:
+            return None, [Fault(file.path, None, None, str(error))]
+        found, said = sha256.hexdigest(), file.sha256
+        wrong = Fault(file.path, None, None, f"sha256 {found[:16]}... but the manifest says {said[:16]}...")
+        return data, [] if found == said else [wrong]
+
+    def _memory(self, size: int) -> memoryview:
+        if size > len(self._room):
+            self._room = np.empty(size, dtype=np.uint8)  # numpy asks for huge pages
+        return memoryview(self._room.data)[:size]
+
+
 def verify(manifest_path: str, workers: int = 2, progress: Progress | None = None) -> list[Fault]:
     """All faults of a corpus, in manifest order; none when it is whole.
 
@@ -52,13 +79,14 @@ def verify(manifest_path: str, workers: int = 2, progress: Progress | None = Non
     """
     path = str(manifest_path)
     manifest, base = load_manifest(path), parent(path)
+    files = WholeFiles(base)
     checks: list[Callable[[], list[Fault]]] = []
     for ordinal, shard in enumerate(manifest.shards):
-        checks.append(partial(shard_faults, base, ordinal, shard, manifest))
-        checks.append(partial(_metadata_faults, base, shard))
-    checks += [partial(slab_faults, base, slab, manifest) for slab in manifest.slabs]
+        checks.append(partial(shard_faults, files, ordinal, shard, manifest))
+        checks.append(partial(_metadata_faults, files, shard))
+    checks += [partial(slab_faults, files, slab, manifest) for slab in manifest.slabs]
     checks += [partial(_part_faults, base, part) for part in manifest.parts]
-    checks += [partial(_file_faults, base, file) for file in manifest.decisions.files]
+    checks += [partial(_file_faults, files, file) for file in manifest.decisions.files]
     faults: list[Fault] = []
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for done, found in enumerate(pool.map(lambda check: check(), checks), 1):
@@ -68,8 +96,8 @@ def verify(manifest_path: str, workers: int = 2, progress: Progress | None = Non
     return faults + list(_extra(manifest, base))
 
 
-def shard_faults(base: str, ordinal: int, shard: Shard, manifest: Manifest) -> list[Fault]:
-    data, faults = _read(base, shard)
+def shard_faults(files: WholeFiles, ordinal: int, shard: Shard, manifest: Manifest) -> list[Fault]:
+    data, faults = files.read(shard)
     if data is None:
         return faults
     tokenizer = tokenizers_by_digest(manifest)[shard.tokenizer or manifest.tokenizers.visual.digest]
@@ -78,9 +106,9 @@ def shard_faults(base: str, ordinal: int, shard: Shard, manifest: Manifest) -> l
     return [Fault(shard.path, *place) for place in check_shard(data, ordinal, shard, codes, tombstones)] or faults
 
 
-def slab_faults(base: str, slab: Slab, manifest: Manifest) -> list[Fault]:
+def slab_faults(files: WholeFiles, slab: Slab, manifest: Manifest) -> list[Fault]:
     """Rows whose checksum does not match, and codes of removed samples that are still there."""
-    data, faults = _read(base, FileRef(path=slab["path"], sha256=slab["sha256"], bytes=slab["bytes"]))
+    data, faults = files.read(FileRef(path=slab["path"], sha256=slab["sha256"], bytes=slab["bytes"]))
     if data is None:
         return faults
     shard, kind = manifest.shards[slab["shard"]], slab["kind"]
@@ -91,7 +119,7 @@ def slab_faults(base: str, slab: Slab, manifest: Manifest) -> list[Fault]:
     }
     left = (row for row in sorted(removed) if data[row * width : (row + 1) * width] != bytes(width))
     found += [(row, "the sample is removed but its codes are still there") for row in left]
-    return [Fault(slab["path"], _named(base, shard, kind, row), "codes", why) for row, why in found] or faults
+    return [Fault(slab["path"], _named(files.base, shard, kind, row), "codes", why) for row, why in found] or faults
 
 
 def _named(base: str, shard: Shard, kind: Kind, row: int) -> str:
@@ -117,8 +145,8 @@ def _part_faults(base: str, part: PartRef) -> list[Fault]:
     return [Fault(part.path, None, None, f"digest {found[:16]}... but it was merged as {part.digest[:16]}...")]
 
 
-def _metadata_faults(base: str, shard: Shard) -> list[Fault]:
-    data, faults = _read(base, shard.metadata)
+def _metadata_faults(files: WholeFiles, shard: Shard) -> list[Fault]:
+    data, faults = files.read(shard.metadata)
     if data is None or faults:
         return faults
     try:
@@ -130,20 +158,8 @@ def _metadata_faults(base: str, shard: Shard) -> list[Fault]:
     return []
 
 
-def _file_faults(base: str, file: FileRef) -> list[Fault]:
-    return _read(base, file)[1]
-
-
-def _read(base: str, file: FileRef) -> tuple[bytes | None, list[Fault]]:
-    """A whole file and what its SHA-256 says; None when it cannot be read at its full length."""
-    try:
-        data = read_range(join(base, file.path), 0, file.bytes)
-    except ShardError as error:
-        return None, [Fault(file.path, None, None, str(error))]
-    found = hashlib.sha256(data).hexdigest()
-    if found == file.sha256:
-        return data, []
-    return data, [Fault(file.path, None, None, f"sha256 {found[:16]}... but the manifest says {file.sha256[:16]}...")]
+def _file_faults(files: WholeFiles, file: FileRef) -> list[Fault]:
+    return files.read(file)[1]
 
 
 def _extra(manifest: Manifest, base: str) -> Iterator[Fault]:

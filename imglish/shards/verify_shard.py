@@ -5,8 +5,7 @@ for sample, field, problem in check_shard(data, ordinal, shard, codes): ...
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from imglish.records import KINDS, Kind
 from imglish.shards import format as fmt
+from imglish.shards.checksums import Data, wrong_blocks, wrong_pieces
 from imglish.shards.index_repair import repeated, rows_by_headers
 from imglish.shards.manifest import Section, Shard
 from imglish.shards.verify_members import I64, member_faults, member_places
@@ -26,7 +26,7 @@ _PADS = fmt.encode_u16(np.full(fmt.BLOCK_IDS, fmt.PAD, dtype=np.uint16))
 
 
 def check_shard(
-    data: bytes, ordinal: int, shard: Shard, codes: int, tombstones: Collection[tuple[Kind, int]] = ()
+    data: Data, ordinal: int, shard: Shard, codes: int, tombstones: Collection[tuple[Kind, int]] = ()
 ) -> Iterator[Place]:
     """Faults in a shard's bytes: sample, field, problem.
 
@@ -50,10 +50,10 @@ def check_shard(
             yield from _check_section(data, kind, ordinal, rows[kind], shard, codes)
         yield from _check_captions(data, rows["pair"], shard)
         yield from _check_tombstones(ordinal, rows, tombstones)
-        yield from _check_tail(data, shard, rows)
+        yield from _check_tail(data, shard)
 
 
-def _bad_ranges(data: bytes, shard: Shard) -> Iterator[Place]:
+def _bad_ranges(data: Data, shard: Shard) -> Iterator[Place]:
     """Counts and ranges in the manifest that cannot be true of any shard of this length."""
     place = 0
     for kind in KINDS:
@@ -65,7 +65,7 @@ def _bad_ranges(data: bytes, shard: Shard) -> Iterator[Place]:
         yield None, None, f"the manifest's sections reach beyond its {len(data)} bytes"
 
 
-def _check_section(data: bytes, kind: Kind, ordinal: int, rows: fmt.Rows, shard: Shard, codes: int) -> Iterator[Place]:
+def _check_section(data: Data, kind: Kind, ordinal: int, rows: fmt.Rows, shard: Shard, codes: int) -> Iterator[Place]:
     section = shard.sections[kind]
     if kind == "text":
         yield from _check_blocks(data, ordinal, rows, section)
@@ -81,89 +81,93 @@ def _check_section(data: bytes, kind: Kind, ordinal: int, rows: fmt.Rows, shard:
 
 def _check_repeats(kind: Kind, rows: fmt.Rows, firsts: NDArray[np.int64]) -> Iterator[Place]:
     """Rows of one sample are equal, and samples come in ascending order."""
-    originals = rows[np.repeat(firsts, np.diff(np.append(firsts, len(rows))))]
-    for row in np.flatnonzero(rows != originals):
-        names = [name for name in rows.dtype.names or () if rows[row][name] != originals[row][name]]
-        yield _sample(kind, rows[row]), names[0], f"index row {row} repeats the row before it with another {names[0]}"
-    keys = [bytes(key) for key in rows["key"][firsts]]
-    for left, right in pairwise(keys):
-        if left >= right:
-            yield f"{fmt.PREFIX[kind]}{right.hex()}", "key", f"it comes after {left.hex()}; keys must ascend"
+    if len(firsts) < len(rows):
+        originals = rows[np.repeat(firsts, np.diff(np.append(firsts, len(rows))))]
+        for row in np.flatnonzero(rows != originals):
+            names = [name for name in rows.dtype.names or () if rows[row][name] != originals[row][name]]
+            problem = f"index row {row} repeats the row before it with another {names[0]}"
+            yield _sample(kind, rows[row]), names[0], problem
+    keys = np.ascontiguousarray(rows["key"][firsts]).view("S16")  # compared byte by byte, zeros at the end too
+    for place in np.flatnonzero(keys[:-1] >= keys[1:]) + 1:
+        before = _key(rows[firsts[place - 1]])
+        yield _sample(kind, rows[firsts[place]]), "key", f"it comes after {before}; keys must ascend"
 
 
-def _check_samples(data: bytes, kind: Kind, rows: fmt.Rows, section: Section, codes: int) -> Iterator[Place]:
+def _check_samples(data: Data, kind: Kind, rows: fmt.Rows, section: Section, codes: int) -> Iterator[Place]:
     """Members of different samples: places, headers, padding, checksums; then what each row says of itself."""
     fields = fmt.FIELDS[kind]
-    sizes = np.stack([rows[field]["length"].astype(np.int64) for field in fields], axis=1).reshape(-1)
+    sizes = _by_member(rows, kind, "length")
     places, end = member_places(section.offset, sizes)
     if end != section.offset + section.bytes:
         yield None, kind, f"members end at byte {end} but the section at {section.offset + section.bytes}"
         return
-    keys = [bytes(key).hex() for key in rows["key"]]
-    names = [fmt.member_name(kind, key, field) for key in keys for field in fields]
-    faults = list(member_faults(data, names, places, sizes))
-    said = np.stack([rows[field]["offset"].astype(np.int64) for field in fields], axis=1).reshape(-1)
+    faults = list(member_faults(data, fmt.member_names(kind, fmt.hex_keys(rows)), places, sizes))
+    said = _by_member(rows, kind, "offset")
     starts = places + fmt.RECORD
     wrong = np.flatnonzero(said != starts)
     faults += [(int(n), f"the index says byte {said[n]}, it starts at {starts[n]}") for n in wrong]
-    sums = np.stack([rows[field]["crc32c"] for field in fields], axis=1).reshape(-1)
-    faults += [(n, "crc32c does not match the index") for n in _bad_sums(data, starts, sizes, sums)]
+    bad = wrong_pieces(data, starts, sizes, _by_member(rows, kind, "crc32c").astype(np.uint32))
+    faults += [(int(n), "crc32c does not match the index") for n in bad]
     for number, problem in sorted(faults):
-        yield fmt.PREFIX[kind] + keys[number // len(fields)], fields[number % len(fields)], problem
-    for key, lengths, flags in zip(keys, sizes.reshape(-1, len(fields)), rows["flags"], strict=True):
-        yield from _check_lengths(kind, key, lengths.tolist(), int(flags), codes)
+        yield _sample(kind, rows[number // len(fields)]), fields[number % len(fields)], problem
+    yield from _check_lengths(kind, rows, sizes.reshape(-1, len(fields)), codes)
 
 
-def _bad_sums(data: bytes, starts: I64, sizes: I64, sums: NDArray[np.uint32]) -> Iterator[int]:
-    """Numbers of the payloads whose CRC-32C is another."""
-    view = memoryview(data)
-    for number, (start, size, said) in enumerate(zip(starts.tolist(), sizes.tolist(), sums.tolist(), strict=True)):
-        if fmt.checksum(view[start : start + size]) != said:
-            yield number
+def _by_member(rows: fmt.Rows, kind: Kind, part: str) -> I64:
+    """One number of every field of every row, in the order of the members."""
+    return np.stack([rows[field][part].astype(np.int64) for field in fmt.FIELDS[kind]], axis=1).reshape(-1)
 
 
-def _check_lengths(kind: Kind, key: str, lengths: Sequence[int], flags: int, codes: int) -> Iterator[Place]:
+def _check_lengths(kind: Kind, rows: fmt.Rows, sizes: I64, codes: int) -> Iterator[Place]:
     """A sample is a tombstone exactly when nothing is left of it, and has N codes a view."""
-    removed = not any(lengths)
-    if flags != (fmt.TOMBSTONE if removed else 0):
-        problem = f"flags are {flags} but its members are {'empty' if removed else 'not empty'}"
-        yield fmt.PREFIX[kind] + key, "flags", problem
-    filled, views = lengths[-2:]
-    if views % (2 * fmt.VIEW_FIELDS) or filled != views // fmt.VIEW_FIELDS * codes:
-        problem = f"{filled} bytes of codes for {views} bytes of views, {codes} codes a view"
-        yield fmt.PREFIX[kind] + key, "codes", problem
+    removed = ~sizes.any(axis=1)
+    for row in np.flatnonzero(rows["flags"] != np.where(removed, fmt.TOMBSTONE, 0)):
+        content = "empty" if removed[row] else "not empty"
+        yield _sample(kind, rows[row]), "flags", f"flags are {rows['flags'][row]} but its members are {content}"
+    filled, views = sizes[:, -2], sizes[:, -1]
+    bad = (views % (2 * fmt.VIEW_FIELDS) != 0) | (filled != views // fmt.VIEW_FIELDS * codes)
+    for row in np.flatnonzero(bad):
+        problem = f"{filled[row]} bytes of codes for {views[row]} bytes of views, {codes} codes a view"
+        yield _sample(kind, rows[row]), "codes", problem
 
 
-def _check_blocks(data: bytes, ordinal: int, rows: fmt.Rows, section: Section) -> Iterator[Place]:
+def _check_blocks(data: Data, ordinal: int, rows: fmt.Rows, section: Section) -> Iterator[Place]:
     whole = fmt.MEMBER_BLOCKS
-    blocks = np.array([min(whole, len(rows) - first) for first in range(0, len(rows), whole)], dtype=np.int64)
+    blocks = np.minimum(whole, len(rows) - np.arange(0, len(rows), whole))
     sizes = blocks * fmt.BLOCK_BYTES
     places, end = member_places(section.offset, sizes)
     if end != section.offset + section.bytes:
         yield None, "text", f"members end at byte {end} but the section at {section.offset + section.bytes}"
         return
-    names = [fmt.text_member(number) for number in range(len(sizes))]
-    for number, problem in member_faults(data, names, places, sizes):
-        yield names[number].partition(".")[0], "ids", problem
+    names = np.array([fmt.text_member(number) for number in range(len(sizes))], dtype="S")
+    for number, problem in member_faults(data, names, places, sizes) if len(names) else ():
+        yield fmt.text_member(number).partition(".")[0], "ids", problem
     starts = np.repeat(places + fmt.RECORD, blocks) + np.arange(len(rows)) % whole * fmt.BLOCK_BYTES
-    empty = np.array([data[start : start + fmt.BLOCK_BYTES] == _PADS for start in starts.tolist()], dtype=np.bool_)
     faults = [(int(n), "ids", "the index gives another place") for n in np.flatnonzero(rows["offset"] != starts)]
-    widths = np.full(len(rows), fmt.BLOCK_BYTES, dtype=np.int64)
-    bad = _bad_sums(data, starts, widths, rows["crc32c"])
-    faults += [(n, "ids", "crc32c does not match the index") for n in bad]
-    odd = np.flatnonzero(rows["flags"] != np.where(empty, fmt.TOMBSTONE, 0))
+    bad = wrong_blocks(data, starts, fmt.BLOCK_BYTES, whole, rows["crc32c"])
+    faults += [(int(n), "ids", "crc32c does not match the index") for n in bad]
+    odd = np.flatnonzero(rows["flags"] != np.where(_removed(data, starts, rows), fmt.TOMBSTONE, 0))
     faults += [(int(n), "flags", f"flags are {rows['flags'][n]}, which its content contradicts") for n in odd]
     for number, field, problem in sorted(faults):
         yield fmt.block_key(ordinal, number), field, problem
 
 
-def _check_captions(data: bytes, rows: fmt.Rows, shard: Shard) -> Iterator[Place]:
+def _removed(data: Data, starts: I64, rows: fmt.Rows) -> NDArray[np.bool_]:
+    """Which blocks hold nothing but `<pad>`; only those whose checksum says so are looked at."""
+    removed = np.isin(rows["crc32c"], [fmt.checksum(_PADS)])
+    for number in np.flatnonzero(removed):
+        removed[number] = data[starts[number] : starts[number] + fmt.BLOCK_BYTES] == _PADS
+    return removed
+
+
+def _check_captions(data: Data, rows: fmt.Rows, shard: Shard) -> Iterator[Place]:
     """The numbers of captions in the manifest, with and without repeats."""
-    spans = [(int(span["offset"]), int(span["length"])) for span in rows["txt"]]
-    found = [fmt.count_captions(data[offset : offset + length]) for offset, length in spans]
-    if sum(found) != shard.counts["captions"]:
-        yield None, "captions", f"{sum(found)} captions but the manifest says {shard.counts['captions']}"
-    different = sum(found[row] for row in fmt.first_rows("pair", rows))
+    starts, lengths = rows["txt"]["offset"].astype(np.int64), rows["txt"]["length"].astype(np.int64)
+    pieces = map(memoryview(data).__getitem__, map(slice, starts.tolist(), (starts + lengths).tolist()))
+    found = np.fromiter(map(fmt.count_captions, map(bytes, pieces)), np.int64, len(rows))
+    if found.sum() != shard.counts["captions"]:
+        yield None, "captions", f"{found.sum()} captions but the manifest says {shard.counts['captions']}"
+    different = int(found[fmt.first_rows("pair", rows)].sum())
     if different != shard.distinct.get("captions", different):
         yield None, "captions", f"{different} different ones but the manifest says {shard.distinct['captions']}"
 
@@ -180,23 +184,34 @@ def _check_tombstones(
 
 
 def _sample(kind: Kind, row: Any) -> str:
-    return f"{fmt.PREFIX[kind]}{bytes(row['key']).hex()}"
+    return f"{fmt.PREFIX[kind]}{_key(row)}"
 
 
-def _check_tail(data: bytes, shard: Shard, rows: dict[Kind, fmt.Rows]) -> Iterator[Place]:
-    """The index member's header, head and padding, and the end of the archive."""
+def _key(row: Any) -> str:
+    return bytes(row["key"]).hex()
+
+
+def _check_tail(data: Data, shard: Shard) -> Iterator[Place]:
+    """The index member's header, head and padding, the place of its rows, and the end of the archive."""
     tail = sum(section.bytes for section in shard.sections.values())
-    payload = fmt.encode_index(rows)
+    head = fmt.encode_index_head(shard.counts)
+    rows = [shard.sections[kind] for kind in KINDS]
+    size = len(head) + sum(section.index_bytes for section in rows)
+    end = tail + fmt.RECORD + size
+    place = end - size + len(head)
+    for section in rows:
+        if section.index_offset != place:
+            yield fmt.INDEX_NAME, "rows", f"the manifest says that rows begin at {section.index_offset}, not {place}"
+        place += section.index_bytes
     parts = (
-        ("header", fmt.header(fmt.INDEX_NAME, len(payload))),
-        ("rows", payload),
-        ("padding", bytes(fmt.padding(len(payload)))),
+        ("header", tail, fmt.header(fmt.INDEX_NAME, size)),
+        ("rows", tail + fmt.RECORD, head),
+        ("padding", end, bytes(fmt.padding(size))),
     )
-    for field, expected in parts:
-        if data[tail : tail + len(expected)] != expected:
+    for field, start, expected in parts:
+        if data[start : start + len(expected)] != expected:
             yield fmt.INDEX_NAME, field, "not what the index rows ask for"
-        tail += len(expected)
-    if data[tail:] != fmt.END:
+    if data[end + fmt.padding(size) :] != fmt.END:
         yield None, "end", "the archive does not end in two zero records"
 
 

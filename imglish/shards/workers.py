@@ -4,9 +4,11 @@
     with_processes(7)       # step(7), computed by one of them
     with_processes.close()
 
-A process gets the work once, pickled, then numbers through a pipe of its own, and answers through it; nothing else is
-shared. Where its end of the pipe closes it ends, so that a killed parent leaves none behind; where the parent's end
-closes, a WorkerError says so. Processes are spawned: a script that makes them needs `if __name__ == "__main__":`.
+A process gets the work once, pickled, then numbers through a pipe of its own, and answers through it. Arrays in the
+shared memory of `imglish.shards.buffers` are not copied: the answer says where they lie, and the next request which of
+them are needed no more. Such memory has no name, so a killed process leaves nothing behind. Where its end of the pipe
+closes a process ends, so that a killed parent leaves none; where the parent's end closes, a WorkerError says so.
+Processes are spawned: a script that makes them needs `if __name__ == "__main__":`.
 """
 
 from __future__ import annotations
@@ -20,28 +22,77 @@ import weakref
 from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from multiprocessing.reduction import recv_handle, send_handle
 from queue import SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imglish.errors import ImglishError, WorkerError
-from imglish.shards.buffers import Buffers
+from imglish.shards.buffers import Buffers, Memory, SharedBytes, map_shared, shared_bytes
 
 T = TypeVar("T")
 
 LARGE = 1 << 20
-"""Bytes from which the memory of a received array is used again."""
+"""Bytes from which the memory of an array received through the pipe is used again."""
 _END_SECONDS = 10.0
+
+
+class _Part(NamedTuple):
+    """One array of an answer: `bytes` of them behind it in the pipe, or at `start` of the shared memory `serial`."""
+
+    bytes: int
+    serial: int | None = None
+    start: int = 0
+    size: int = 0
+    """Of the whole memory, when its descriptor follows; 0 when it was sent before."""
+
+
+class _Worker:
+    """The parent's end of one process, with the shared memory that it has seen."""
+
+    def __init__(self, process: SpawnProcess, connection: Connection, buffers: Buffers) -> None:
+        self.process, self.connection = process, connection
+        self._buffers = buffers
+        self._shared: dict[int, Memory] = {}
+
+    def __call__(self, number: int) -> tuple[bool, Any]:
+        """Whether work(number) was done, and its result or what it raised. EOFError or OSError: it is gone."""
+        unused = [serial for serial, memory in self._shared.items() if memory.free]
+        self.connection.send((number, unused))
+        head, parts, held = self.connection.recv()
+        self._shared = {serial: memory for serial, memory in self._shared.items() if serial in held}
+        arrays = [self._through_pipe(part.bytes) if part.serial is None else self._in_place(part) for part in parts]
+        return pickle.loads(head, buffers=arrays)  # type: ignore[no-any-return]  # noqa: S301  from our own process
+
+    def _through_pipe(self, size: int) -> NDArray[np.uint8]:
+        array = self._buffers.take((size,)) if size >= LARGE else np.empty(size, dtype=np.uint8)
+        view = memoryview(array.data)
+        while view:
+            count = os.readv(self.connection.fileno(), [view])
+            if not count:
+                raise EOFError
+            view = view[count:]
+        return array
+
+    def _in_place(self, part: _Part) -> NDArray[np.uint8]:
+        assert part.serial is not None
+        if part.size:
+            descriptor = recv_handle(self.connection)
+            try:
+                self._shared[part.serial] = Memory(map_shared(descriptor, part.size))
+            finally:
+                os.close(descriptor)
+        return self._shared[part.serial].bytes[part.start : part.start + part.bytes]
 
 
 class Workers(Generic[T]):
     """`count` processes that compute a pure, picklable function of a number, for as many threads that call."""
 
     def __init__(self, work: Callable[[int], T], count: int) -> None:
-        self._buffers = Buffers()
-        self._idle: SimpleQueue[tuple[SpawnProcess, Connection]] = SimpleQueue()
+        buffers = Buffers()
+        self._idle: SimpleQueue[_Worker] = SimpleQueue()
         context = multiprocessing.get_context("spawn")
         self.processes: list[SpawnProcess] = []
         for _ in range(count):
@@ -50,23 +101,22 @@ class Workers(Generic[T]):
             process.start()
             theirs.close()
             self.processes.append(process)
-            self._idle.put((process, ours))
+            self._idle.put(_Worker(process, ours, buffers))
         self._end = weakref.finalize(self, _end, self.processes)
 
     def __call__(self, number: int) -> T:
         """`work(number)`, or what it raised; WorkerError when the process is gone."""
-        process, connection = self._idle.get()
+        worker = self._idle.get()
         try:
-            connection.send(number)
-            done, result = _receive(connection, self._buffers)
+            done, result = worker(number)
         except (EOFError, OSError) as error:
-            process.join(_END_SECONDS)
+            worker.process.join(_END_SECONDS)
             raise WorkerError(
-                f"worker process {process.pid} of the loader {_ending(process.exitcode)} at step {number}; "
-                "see what it wrote to stderr, or start again with workers that need less memory"
+                f"worker process {worker.process.pid} of the loader {_ending(worker.process.exitcode)} at step "
+                f"{number}; see what it wrote to stderr, or start again with workers that need less memory"
             ) from error
         finally:
-            self._idle.put((process, connection))
+            self._idle.put(worker)
         if done:
             return result  # type: ignore[no-any-return]
         raise result
@@ -92,9 +142,14 @@ def _ending(exit_code: int | None) -> str:
 def _serve(work: Callable[[int], Any], connection: Connection) -> None:
     """Answer numbers until the other end is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent says when to end
+    sent: weakref.WeakValueDictionary[int, SharedBytes] = weakref.WeakValueDictionary()
     try:
         while True:
-            _send(connection, _answer(work, connection.recv()))
+            number, unused = connection.recv()
+            for serial in unused:
+                if serial in sent:
+                    sent[serial].lent = False
+            _send(connection, _answer(work, number), sent)
     except (EOFError, OSError):
         os._exit(0)  # requests that still wait for a server must not hold a process that nobody asks any more
 
@@ -108,27 +163,31 @@ def _answer(work: Callable[[int], Any], number: int) -> tuple[bool, Any]:
         return False, WorkerError(f"step {number} failed in a worker process:\n{traceback.format_exc()}")
 
 
-def _send(connection: Connection, value: Any) -> None:
-    """Pickle a value with its arrays behind it, so that they are copied only by the pipe."""
+def _send(connection: Connection, value: Any, sent: weakref.WeakValueDictionary[int, SharedBytes]) -> None:
+    """Pickle a value with its arrays behind it: where they lie, or, copied only by the pipe, their bytes."""
     arrays: list[pickle.PickleBuffer] = []
     head = pickle.dumps(value, protocol=5, buffer_callback=arrays.append)
     views = [array.raw() for array in arrays]
-    connection.send((head, [view.nbytes for view in views]))
+    parts: list[_Part] = []
+    descriptors: list[int] = []
     for view in views:
-        while view:
-            view = view[os.write(connection.fileno(), view) :]
+        place = shared_bytes(view)
+        if place is None:
+            parts.append(_Part(view.nbytes))
+            continue
+        memory, start = place
+        known = memory.serial in sent
+        parts.append(_Part(view.nbytes, memory.serial, start, 0 if known else len(memory)))
+        descriptors += [] if known else [memory.descriptor]
+        memory.lent, sent[memory.serial] = True, memory
+    connection.send((head, parts, set(sent)))
+    for view, part in zip(views, parts, strict=True):
+        if part.serial is None:
+            _write(connection.fileno(), view)
+        elif part.size:
+            send_handle(connection, descriptors.pop(0), os.getppid())
 
 
-def _receive(connection: Connection, buffers: Buffers) -> Any:
-    head, sizes = connection.recv()
-    arrays: list[NDArray[np.uint8]] = []
-    for size in sizes:
-        array = buffers.take((size,)) if size >= LARGE else np.empty(size, dtype=np.uint8)
-        view = memoryview(array.data)
-        while view:
-            count = os.readv(connection.fileno(), [view])
-            if not count:
-                raise EOFError
-            view = view[count:]
-        arrays.append(array)
-    return pickle.loads(head, buffers=arrays)  # noqa: S301  from a process of our own
+def _write(descriptor: int, view: memoryview) -> None:
+    while view:
+        view = view[os.write(descriptor, view) :]

@@ -111,6 +111,27 @@ def test_a_worker_that_dies_is_an_error_that_says_how(corpus: Corpus) -> None:
                 next(loader)
 
 
+def test_pixels_from_processes_stay_as_they_are_while_somebody_holds_them(corpus: Corpus) -> None:
+    with Loader(corpus, BATCH, workers=2, processes=True) as loader, Loader(corpus, BATCH, workers=0) as plain:
+        held = [next(loader)["image"].images for _ in range(12)]
+        assert all(np.array_equal(pixels, next(plain)["image"].images) for pixels in held)  # type: ignore[arg-type]
+
+
+def test_pixels_from_processes_outlive_them(corpus: Corpus) -> None:
+    with Loader(corpus, BATCH, workers=1, processes=True) as loader:
+        pixels = next(loader)["image"].images
+    with Loader(corpus, BATCH, workers=0) as plain:
+        assert pixels is not None and np.array_equal(pixels, next(plain)["image"].images)  # type: ignore[arg-type]
+
+
+def test_memory_of_processes_is_used_again_when_it_is_let_go(corpus: Corpus) -> None:
+    with Loader(corpus, BATCH, workers=1, processes=True) as loader:
+        for _ in range(40):
+            next(loader)
+        worker = loader._steps.processes._idle.get()  # type: ignore[union-attr]
+    assert 1 <= len(worker._shared) <= 8  # pairs and images of at most four batches
+
+
 def random_order(number: int) -> tuple[Order, int]:
     """An order over a random corpus, with lanes, windows, counts, a schedule and exclusions, and its world size."""
     draws = iter(stream(number, "random order").bits(200).tolist())

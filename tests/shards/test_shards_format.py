@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from imglish.records import KINDS, Kind
 from imglish.shards import format as fmt
+from imglish.shards.slabs import PICTURED
 from imglish.shards.text import pack_blocks, unpack_document
 
 u16 = st.integers(0, 65_535)
@@ -101,6 +102,15 @@ def test_documents_come_back_from_their_spans_and_the_rest_is_padding(documents:
     )
 )
 def test_many_headers_at_once_are_those_made_one_by_one(members: list[tuple[str, int]]) -> None:
-    names = [name for name, _ in members]
+    names = np.array([name for name, _ in members], dtype="S100")
     made = fmt.headers(names, np.array([size for _, size in members], dtype=np.int64))
     assert made.tobytes() == b"".join(fmt.header(name, size) for name, size in members)
+
+
+@given(st.lists(st.binary(min_size=16, max_size=16), max_size=5))
+def test_many_names_at_once_are_those_made_one_by_one(keys: list[bytes]) -> None:
+    for kind in PICTURED:
+        rows = np.zeros(len(keys), dtype=fmt.INDEX_ROW[kind])
+        rows["key"] = [np.void(key) for key in keys]
+        found = fmt.member_names(kind, fmt.hex_keys(rows))
+        assert found.tolist() == [fmt.member_name(kind, k.hex(), f).encode() for k in keys for f in fmt.FIELDS[kind]]
