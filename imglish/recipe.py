@@ -284,6 +284,12 @@ class TrainConfig(Section):
     """CPU threads of the model, None for all cores; part of what makes losses repeat bit for bit."""
     loader_workers: Annotated[int, RUN] = Field(default=1, ge=0)
     """Loader threads."""
+    loader_processes: Annotated[bool, RUN] = False
+    """Processes instead of threads: for machines with many cores, where one interpreter lock is too narrow."""
+    cache: Annotated[str | None, RUN] = None
+    """Local folder for the windows of a corpus behind a URL, shared by all ranks of a machine; None asks per sample."""
+    cache_gigabytes: Annotated[float, RUN] = Field(default=32.0, gt=0)
+    """Most that the cache holds; `imglish plan --train` says what the windows need."""
 
 
 class Recipe(Section):

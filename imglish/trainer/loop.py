@@ -26,6 +26,7 @@ from imglish.digests import canonical_json
 from imglish.errors import Preempted, TrainError
 from imglish.recipe import TrainConfig
 from imglish.shards.batches import Batch
+from imglish.shards.cache import Cache
 from imglish.shards.loader import Loader, validation_batches
 from imglish.shards.masks import Masks
 from imglish.shards.reader import open_corpus
@@ -66,7 +67,8 @@ class Trainer:
         torch.set_num_threads(config.threads or _cores())
         self.manifest, self.config, self.seed, self.out_dir = manifest, config, seed, out_dir
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.corpus = open_corpus(manifest)
+        cache = None if config.cache is None else Cache(config.cache, int(config.cache_gigabytes * 1e9))
+        self.corpus = open_corpus(manifest, cache=cache)
         self.masks = Masks(config.masks.image, config.masks.text, config.masks.caption)
         self.model = build_model(self.corpus.manifest, config, seed).to(self.device)
         self.optimizer = build_optimizer(self.model, config)
@@ -75,6 +77,7 @@ class Trainer:
             batch=config.batch,
             seed=seed,
             workers=config.loader_workers,
+            processes=config.loader_processes,
             masks=self.masks,
             caption_length=CAPTION_LENGTH,
             image_size=self.model.config.image_size,
