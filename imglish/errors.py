@@ -7,6 +7,7 @@ without a traceback and exit 1; a usage error exits 2; a preempted run that save
     ├── RecipeError       a recipe, an override or a command-line value is wrong (exit 2)
     ├── SourceError       a source cannot be listed or opened at all (a bad row is a decision, not an error)
     ├── StorageError      a write could not be committed: disk full, no permission, bad credentials
+    ├── EngineError       an engine cannot be started, or no cluster answers at its address
     ├── StageError        a unit of a stage failed; nothing that other units built is lost
     ├── LockError         the lock and the fitted models disagree
     ├── ShardError        a shard is damaged: names shard, sample and field
@@ -43,6 +44,10 @@ class SourceError(ImglishError):
 
 class StorageError(ImglishError):
     """A write could not be committed."""
+
+
+class EngineError(ImglishError):
+    """An engine cannot be started, or no cluster answers at its address."""
 
 
 class StageError(ImglishError):

@@ -35,13 +35,12 @@ from imglish.storage import Output, Store
 from imglish.tokenize.fit import FitText, FitVisual, text_fit_unit, visual_fit_unit
 from imglish.tokenize.rows import LandingFile
 from imglish.tokenize.tasks import TokenizeText, TokenizeVisual, text_units, visual_units
+from imglish.versions import BYTES_LIBRARIES
 
 TABLES = "tables"
 MANIFEST = "manifest.json"
 LOCK = "lock.json"
 SCRATCH = "scratch"
-_BYTES_LIBRARIES = ("numpy", "pyarrow", "pillow", "simplejpeg", "opencv-python-headless", "sentencepiece")
-"""Libraries that produce bytes of a corpus; their versions enter the manifest's digest."""
 
 
 class PendingError(ImglishError):
@@ -245,7 +244,7 @@ class Pipeline:
                 "files": [{"path": d.path, "sha256": d.sha256, "bytes": d.bytes} for d in decisions],
             },
             recipe={name: value for name, value in content_fields(self.recipe).items() if name != "train"},
-            libraries={name: importlib.metadata.version(name) for name in _BYTES_LIBRARIES},
+            libraries={name: importlib.metadata.version(name) for name in BYTES_LIBRARIES},
         )
         data = manifest.to_json()
         if not self.store.exists(MANIFEST) or self.store.read(MANIFEST) != data:
