@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from imglish.engines import on_engine, open_engine
 from imglish.errors import ImglishError
 from imglish.progress import Reporter, reporter
 from imglish.recipe import Recipe, load_recipe
+from imglish.storage import is_url
 
 if TYPE_CHECKING:
-    from imglish.engines.dask import DaskEngine
     from imglish.pipeline import BuildResult
     from imglish.trainer import RunResult
 
@@ -36,8 +37,14 @@ RecipeArgument = Annotated[Path, typer.Argument(help="TOML recipe; see recipes/ 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, for example train.steps=100 seed=1.")
 ]
-ManifestArgument = Annotated[Path, typer.Argument(help="manifest.json of a corpus.")]
-Workers = Annotated[int | None, typer.Option(help="Worker processes; one per core when left out.")]
+ManifestArgument = Annotated[str, typer.Argument(help="manifest.json of a corpus, a path or any fsspec URL.")]
+EngineName = Annotated[str | None, typer.Option(help="dask or spark; the recipe's run.engine when left out.")]
+Address = Annotated[
+    str | None,
+    typer.Option(help="Cluster to use: tcp://HOST:8786 (Dask); spark://HOST:7077, yarn, k8s://... (Spark)."),
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes; one per core when left out.")]
+Memory = Annotated[str | None, typer.Option(help="Memory of one worker, as 4GB.")]
 
 
 def main() -> None:
@@ -77,11 +84,11 @@ def demo(
             prepared = PreparedDemo(folder_recipe(data, work / data.resolve().name, report.note), [], nullcontext())
         recipe = prepared.recipe
         with prepared.server:
-            built = build_recipe(recipe, workers, report)
-        corpus = Path(recipe.work)
-        faults = verify_manifest(corpus / "manifest.json", 2, report)
+            built = build_recipe(on_engine(recipe, workers=workers), report)
+        manifest = str(Path(recipe.work) / "manifest.json")
+        faults = verify_manifest(manifest, 2, report)
         report.note(f"verify: {faults} faults")
-        pictures = draw(corpus / "manifest.json")
+        pictures = draw(manifest)
         trained = train_recipe(recipe, None, None, report)
     for line in (build_summary(built), train_summary(trained), *prepared.left_out, *map(str, pictures)):
         typer.echo(line)
@@ -93,7 +100,7 @@ def plan(
     recipe: RecipeArgument,
     overrides: Overrides = None,
     train: Annotated[bool, typer.Option("--train", help="The training run instead of the build.")] = False,
-    manifest: Annotated[Path | None, typer.Option(help="With --train: corpus; the recipe's own by default.")] = None,
+    manifest: Annotated[str | None, typer.Option(help="With --train: corpus; the recipe's own by default.")] = None,
     world_size: Annotated[int, typer.Option(min=1, help="With --train: number of ranks.")] = 1,
 ) -> None:
     """Say what is done, what is to do, and how many shards the corpus should have; change nothing.
@@ -110,17 +117,24 @@ def plan(
 
 
 @app.command()
-def build(recipe: RecipeArgument, overrides: Overrides = None, workers: Workers = None) -> None:
+def build(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    engine: EngineName = None,
+    address: Address = None,
+    workers: Workers = None,
+    memory: Memory = None,
+) -> None:
     """Build a corpus, or finish one: only units without a receipt are run.
 
     Kill it whenever you like and run it again. The recipe's `work` folder gets landing, tables, shards and
-    manifest.json; the digest that is printed is the same on any number of workers.
+    manifest.json; the digest that is printed is the same on either engine and any number of workers.
     """
     from imglish.summary import build_summary
 
-    chosen = load_recipe(recipe, overrides or ())
+    chosen = on_engine(load_recipe(recipe, overrides or ()), engine, address, workers, memory)
     with reporter() as report:
-        result = build_recipe(chosen, workers, report)
+        result = build_recipe(chosen, report)
     typer.echo(build_summary(result))
 
 
@@ -129,7 +143,10 @@ def fit(
     recipe: RecipeArgument,
     overrides: Overrides = None,
     only: Annotated[str, typer.Option(help="text, visual or both.")] = "both",
+    engine: EngineName = None,
+    address: Address = None,
     workers: Workers = None,
+    memory: Memory = None,
 ) -> None:
     """Fit the tokenizers anew on the corpus as decided now, and write the lock; a later build encodes with them."""
     from imglish.pipeline import Pipeline
@@ -137,9 +154,9 @@ def fit(
     if only not in ("text", "visual", "both"):
         raise typer.BadParameter(f"--only {only}: use text, visual or both")
     names = ("text", "visual") if only == "both" else (only,)
-    chosen = load_recipe(recipe, overrides or ())
-    with reporter() as report, _engine(chosen, workers) as engine:
-        models = Pipeline(chosen, engine, report.progress, report.note).fit(names)
+    chosen = on_engine(load_recipe(recipe, overrides or ()), engine, address, workers, memory)
+    with reporter() as report, open_engine(chosen) as chosen_engine:
+        models = Pipeline(chosen, chosen_engine, report.progress, report.note).fit(names)
     for name in names:
         typer.echo(f"{name}: {models[name]['digest']} at {models[name]['path']}")
 
@@ -158,28 +175,28 @@ def verify(
 @app.command()
 def diff(
     old: ManifestArgument,
-    new: Annotated[Path, typer.Argument(help="manifest.json of the corpus to compare with it.")],
+    new: Annotated[str, typer.Argument(help="manifest.json of the corpus to compare with it.")],
     as_json: Annotated[bool, typer.Option("--json", help="Everything as one JSON object.")] = False,
 ) -> None:
     """Say what changed from one corpus to another: samples by source and reason, decisions, tokenizers, recipe."""
     from imglish.audit.diff import describe
     from imglish.audit.diff import diff as compare
 
-    found = compare(str(old), str(new))
+    found = compare(old, new)
     typer.echo(json.dumps(found, ensure_ascii=False, sort_keys=True) if as_json else describe(found))
 
 
 @app.command()
 def merge(
-    output: Annotated[Path, typer.Argument(help="Manifest to write, in a folder above all parts.")],
-    parts: Annotated[list[Path], typer.Argument(help="manifest.json of every part, at least two.")],
+    output: Annotated[str, typer.Argument(help="Manifest to write, in a folder above all parts.")],
+    parts: Annotated[list[str], typer.Argument(help="manifest.json of every part, at least two.")],
     name: Annotated[str, typer.Option(help="Name of the merged corpus.")] = "merged",
     version: Annotated[str, typer.Option(help="Its version.")] = "1",
 ) -> None:
     """Make one corpus of several, which stay as they are; records that stand in more than one part are counted."""
     from imglish.shards.merge import merge as join_parts
 
-    found = join_parts(str(output), [str(part) for part in parts], name, version)
+    found = join_parts(output, parts, name, version)
     for record, folders in found.examples.items():
         typer.echo(f"{record} is in {' and '.join(folders)}")
     typer.echo(
@@ -192,35 +209,35 @@ def merge(
 @app.command()
 def audit(
     manifest: ManifestArgument,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML file; report.html beside it.")] = None,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="HTML file; report.html beside it.")] = None,
 ) -> None:
     """Write a self-contained HTML report on a corpus, and audit.json with its numbers."""
     from imglish.audit.report import report as write_report
 
-    target = output or manifest.parent / "report.html"
-    write_report(str(manifest), str(target))
-    typer.echo(str(target))
+    target = output or _beside(manifest, "report.html")
+    write_report(manifest, target)
+    typer.echo(target)
 
 
 @app.command()
 def look(
     manifest: ManifestArgument,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="PNG file; look.png beside it.")] = None,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="PNG file; look.png beside it.")] = None,
     seed: Annotated[int, typer.Option(help="Another seed shows other samples.")] = 0,
 ) -> None:
     """Draw a contact sheet: images with captions, a view with its code grid, a view with its mask."""
     from imglish.audit.look import contact_sheet
 
-    target = output or manifest.parent / "look.png"
-    contact_sheet(str(manifest), str(target), seed=seed)
-    typer.echo(str(target))
+    target = output or _beside(manifest, "look.png")
+    contact_sheet(manifest, target, seed=seed)
+    typer.echo(target)
 
 
 @app.command()
 def train(
     recipe: RecipeArgument,
     overrides: Overrides = None,
-    manifest: Annotated[Path | None, typer.Option(help="Corpus to train on; the recipe's own by default.")] = None,
+    manifest: Annotated[str | None, typer.Option(help="Corpus to train on; the recipe's own by default.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the run; run/ in `work`.")] = None,
 ) -> None:
     """Train the recipe's model on its corpus; run it again to resume at the last checkpoint."""
@@ -268,7 +285,7 @@ def replay(
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if run is not None and given:
         raise typer.BadParameter(f"--run says what {', '.join(given)} was; leave it out, or leave out --run")
-    corpus = open_corpus(str(manifest))
+    corpus = open_corpus(manifest)
     order = corpus_order(corpus, **given) if run is None else order_of_run(run, corpus)
     replayed = replay_step(corpus, order, step, details)
     typer.echo(json.dumps(to_json(replayed), ensure_ascii=False) if as_json else "\n".join(to_lines(replayed)))
@@ -292,52 +309,51 @@ def gc(
         typer.echo(f"the build is unfinished ({pending}), so its tables were kept; build it and collect again")
 
 
-def build_recipe(recipe: Recipe, workers: int | None, report: Reporter) -> BuildResult:
+def build_recipe(recipe: Recipe, report: Reporter) -> BuildResult:
     """Build with the engine that the recipe names; warnings are shown."""
     from imglish.pipeline import Pipeline
 
-    with _engine(recipe, workers) as engine:
+    with open_engine(recipe) as engine:
         result = Pipeline(recipe, engine, report.progress, report.note).build()
     for warning in result.warnings:
         report.note(f"WARNING: {warning}")
     return result
 
 
-def verify_manifest(manifest: Path, workers: int, report: Reporter) -> int:
+def verify_manifest(manifest: str, workers: int, report: Reporter) -> int:
     """Number of faults; each is shown."""
     from imglish.shards.verify import verify as check
 
-    faults = check(str(manifest), workers, report.progress)
+    faults = check(manifest, workers, report.progress)
     for fault in faults:
         typer.echo(str(fault))
     return len(faults)
 
 
-def draw(manifest: Path) -> list[Path]:
-    """Report and contact sheet beside a manifest; their paths."""
+def draw(manifest: str) -> list[str]:
+    """Report and contact sheet beside a manifest; the paths of all three."""
     from imglish.audit.look import contact_sheet
     from imglish.audit.report import report as write_report
 
-    targets = [manifest, manifest.parent / "report.html", manifest.parent / "look.png"]
-    write_report(str(manifest), str(targets[1]))
-    contact_sheet(str(manifest), str(targets[2]))
+    targets = [manifest, _beside(manifest, "report.html"), _beside(manifest, "look.png")]
+    write_report(manifest, targets[1])
+    contact_sheet(manifest, targets[2])
     return targets
 
 
-def train_recipe(recipe: Recipe, manifest: Path | None, output: Path | None, report: Reporter) -> RunResult:
-    """Train as the recipe says, showing every few steps."""
+def train_recipe(recipe: Recipe, manifest: str | None, output: Path | None, report: Reporter) -> RunResult:
+    """Train as the recipe says, showing every few steps. A corpus elsewhere needs a local folder for its run."""
     from imglish.trainer import train as run
     from imglish.trainer import watch
 
-    corpus = manifest or Path(recipe.work) / "manifest.json"
+    corpus = manifest or f"{recipe.work}/manifest.json"
+    if output is None and is_url(recipe.work):
+        raise typer.BadParameter(f"the corpus is at {recipe.work}; give the run a folder of this machine with --output")
     folder = output or Path(recipe.work) / "run"
     with report.paused(), watch(recipe.train) as progress:
         return run(corpus, recipe.train, recipe.seed, folder, progress=progress)
 
 
-def _engine(recipe: Recipe, workers: int | None) -> DaskEngine:
-    from imglish.engines.dask import DaskEngine
-
-    run = recipe.run
-    scratch = str(Path(recipe.work) / "scratch")
-    return DaskEngine(workers or run.workers, run.memory, run.address, scratch)
+def _beside(manifest: str, name: str) -> str:
+    folder, slash, _ = manifest.rpartition("/")
+    return f"{folder}{slash}{name}"

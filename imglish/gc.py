@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from imglish.ingest.land import INDEX
-from imglish.pipeline import MANIFEST, SCRATCH, NoEngine, PendingError, Pipeline, exclusive, read_lock
+from imglish.pipeline import MANIFEST, NoEngine, PendingError, Pipeline, exclusive, read_lock
 from imglish.recipe import Recipe
 from imglish.shards.manifest import parse_manifest
 from imglish.stages import Receipt
-from imglish.storage import Store
+from imglish.storage import SCRATCH, Store
 
 _FOLDERS = ("landing", "tables", "models", "shards", SCRATCH)
 

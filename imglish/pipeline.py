@@ -26,6 +26,7 @@ from imglish.ingest.annotate import AnnotateTask, annotate_units
 from imglish.ingest.decide import decide
 from imglish.ingest.land import land
 from imglish.ingest.tally import TallyTask, Verdicts, tally_units, verdicts, wipe_outs
+from imglish.lease import lease
 from imglish.recipe import Recipe, content_fields
 from imglish.shards.images import CODEC
 from imglish.shards.manifest import Manifest, build_manifest
@@ -40,7 +41,6 @@ from imglish.versions import BYTES_LIBRARIES
 TABLES = "tables"
 MANIFEST = "manifest.json"
 LOCK = "lock.json"
-SCRATCH = "scratch"
 
 
 class PendingError(ImglishError):
@@ -295,7 +295,8 @@ def write_lock(store: Store, lock: Mapping[str, Any]) -> None:
 def exclusive(store: Store) -> Iterator[None]:
     """Hold the build folder for one command; a killed one lets go by itself. StorageError when it is held."""
     if not store.local:
-        yield
+        with lease(store, ".held"):
+            yield
         return
     store.path().mkdir(parents=True, exist_ok=True)
     with store.path(".held").open("w") as file:

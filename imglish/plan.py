@@ -50,7 +50,7 @@ def plan_training(recipe: Recipe, manifest: str | Path | None = None, world_size
 
     ManifestError without a corpus, OrderError for a batch that `world_size` ranks cannot share.
     """
-    corpus = open_corpus(str(manifest or Path(recipe.work) / "manifest.json"))
+    corpus = open_corpus(str(manifest or f"{recipe.work}/manifest.json"))
     train = recipe.train
     order = corpus_order(corpus, train.batch, recipe.seed)
     kinds = forecast(corpus, order, world_size, train.steps)

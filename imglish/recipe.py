@@ -10,6 +10,7 @@ digest. `content_fields(section)` gives those.
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,8 +21,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from imglish.errors import RecipeError
 from imglish.records import Kind
 
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT])(i?)B")
+EngineName = Literal["dask", "spark"]
 RUN = Field(json_schema_extra={"affects": "run"})
 """Marks a field that changes how a build runs, never its bytes."""
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as "4GB" or "512MiB"; ValueError for anything else."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"{text!r} is not a size; write it like 4GB or 512MiB")
+    return int(float(found.group(1)) * (1024 if found.group(3) else 1000) ** ("KMGT".index(found.group(2)) + 1))
 
 
 class Section(BaseModel):
@@ -211,16 +222,24 @@ class PackConfig(Section):
 class RunConfig(Section):
     """How a build runs on this machine; never what it makes."""
 
-    engine: Annotated[Literal["dask"], RUN] = "dask"
-    """The engine; "dask" is embedded."""
-    workers: Annotated[int | None, RUN] = None
-    """Worker processes; None is one per core."""
+    engine: Annotated[EngineName, RUN] = "dask"
+    """The engine: "dask", or "spark" (needs Java). Both give the same bytes."""
+    workers: Annotated[int | None, RUN] = Field(default=None, ge=1)
+    """Worker processes, one per core when None; on a Spark master the most cores. A Dask scheduler has its own."""
     memory: Annotated[str, RUN] = "4GB"
-    """Memory limit of one worker."""
+    """Memory of one worker. Dask stops an own worker that takes more; for Spark see docs/clusters.md."""
     mixed_platforms: Annotated[bool, RUN] = False
     """Accept images encoded on machines of different CPU features, whose codes may differ in near-ties."""
     address: Annotated[str | None, RUN] = None
-    """Scheduler to use instead of an own local cluster."""
+    """Cluster to use instead of this machine: tcp://HOST:8786 of Dask; spark://HOST:7077, yarn or k8s:// of Spark."""
+    scratch: Annotated[str | None, RUN] = None
+    """Folder of a local disk for what shuffles spill, emptied at the end; scratch/ in `work`, or a temporary one when
+    `work` is elsewhere."""
+
+    @model_validator(mode="after")
+    def _sizes(self) -> RunConfig:
+        parse_size(self.memory)
+        return self
 
 
 class ModelConfig(Section):

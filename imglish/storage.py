@@ -6,8 +6,13 @@
   Two attempts at one unit write the same name and bytes, so a rerun never overwrites good data with worse.
 - `put_as(path, data)` replaces a small named file (receipt, lock, manifest) in one step.
 
-Both write beside the target under a temporary name, sync, and rename (local) or upload in one request
-(object stores, where an upload is visible only when complete). A failed write leaves nothing behind.
+On a local disk both write beside the target under a temporary name, sync, and rename. Object stores have no rename
+but show an upload only when it is complete: the file is made in a local temporary folder and uploaded, in parts when it
+is large (parts of an upload that fails are taken back), or not at all when one of this name and size is there. Other
+remote file systems (HDFS, SFTP) get the upload under a temporary name, and a rename. A failed write leaves nothing.
+
+Where a store is and how to log in is fsspec's business: `FSSPEC_S3_ENDPOINT_URL`, `AWS_ENDPOINT_URL`, `AWS_PROFILE`
+and so on in the environment of the command and of its workers (docs/clusters.md).
 """
 
 from __future__ import annotations
@@ -31,6 +36,11 @@ from imglish.errors import StorageError
 
 PARQUET_ROW_GROUP_BYTES = 32 << 20
 """Largest uncompressed row group that we write (DESIGN section 4)."""
+_WHOLE = frozenset("s3 s3a gs gcs az abfs abfss adl oci oss tos memory".split())  # noqa: SIM905
+"""Protocols whose uploads appear in one step."""
+
+
+SCRATCH = "scratch"
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,7 @@ class Store:
 
     def __init__(self, root: str | Path) -> None:
         text = str(root)
-        self.local = "://" not in text or text.startswith("file://")
+        self.local = not is_url(text)
         self.root = str(Path(text.removeprefix("file://")).resolve()) if self.local else text.rstrip("/")
 
     def url(self, path: str) -> str:
@@ -65,19 +75,21 @@ class Store:
         return Path(self.url(path))
 
     def exists(self, path: str) -> bool:
-        return bool(self._fs().exists(self.url(path)))
+        return self.size(path) is not None
 
     def size(self, path: str) -> int | None:
         """Size in bytes, or None when the file is missing."""
         try:
-            return int(self._fs().info(self.url(path))["size"])
-        except FileNotFoundError:
+            with self._reaching(path):
+                return int(self._fs().info(self.url(path))["size"])
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def read(self, path: str) -> bytes:
         """A whole file; StorageError when missing."""
         try:
-            return bytes(self._fs().cat_file(self.url(path)))
+            with self._reaching(path):
+                return bytes(self._fs().cat_file(self.url(path)))
         except FileNotFoundError:
             raise StorageError(f"{self.url(path)} is missing; run 'imglish build' to make it again") from None
 
@@ -98,15 +110,13 @@ class Store:
     def files(self, folder: str = "") -> Iterator[str]:
         """Every file below a folder, relative paths in byte order; none when the folder is missing."""
         fs = self._fs()
-        base = self.url(folder)
-        if not fs.exists(base):
-            return
         strip = len(fs._strip_protocol(self.root).rstrip("/")) + 1
-        for found in sorted(fs.find(base)):
-            yield found[strip:]
+        with suppress(FileNotFoundError), self._reaching(folder):
+            for found in sorted(fs.find(self.url(folder))):
+                yield found[strip:]
 
     def remove(self, path: str) -> None:
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError), self._reaching(path):
             self._fs().rm_file(self.url(path))
 
     def put(self, folder: str, suffix: str, write: Callable[[BinaryIO], int]) -> Output:
@@ -120,7 +130,8 @@ class Store:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
                 size = file.seek(0, io.SEEK_END)
             target = f"{folder}/{sha256[:32]}{suffix}"
-            self._publish(temporary, target)
+            if self.local or self.size(target) != size:
+                self._publish(temporary, target)
         return Output(target, sha256, size, rows)
 
     def put_table(self, folder: str, table: pa.Table, suffix: str = ".parquet") -> Output:
@@ -142,9 +153,51 @@ class Store:
                 os.fsync(file.fileno())
             self._publish(temporary, path)
 
+    def put_new(self, path: str, data: bytes) -> bool:
+        """Write a small file unless there is one; whether it was written. One of several that try at once succeeds.
+
+        On stores that know conditional writes (local disks, S3, Google Cloud Storage); elsewhere all may succeed.
+        """
+        try:
+            if self.local:
+                target = Path(self.url(path))
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open("xb") as file:
+                    file.write(data)
+            else:
+                with self._reaching(path):
+                    self._fs().pipe_file(self.url(path), data, mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise self._unwritten(path, error) from error
+        return True
+
     def _fs(self) -> fsspec.AbstractFileSystem:
-        protocol = "file" if self.local else self.root.partition("://")[0]
-        return fsspec.filesystem(protocol)
+        """The file system; it asks anew what is there each time, because other processes write too."""
+        if self.local:
+            return fsspec.filesystem("file")
+        return fsspec.filesystem(self._protocol, use_listings_cache=False)
+
+    @contextmanager
+    def _reaching(self, path: str) -> Iterator[None]:
+        """Failures of a remote store as a StorageError; that a file is or is not there stays what it is."""
+        try:
+            yield
+        except (FileNotFoundError, FileExistsError, NotADirectoryError, StorageError):
+            raise
+        except Exception as error:
+            if self.local:
+                raise
+            what = str(error) or type(error).__name__
+            raise StorageError(
+                f"{self.url(path)}: {what}; see that address and credentials are set for every worker "
+                "(docs/clusters.md) and run the same command again, finished units are kept"
+            ) from error
+
+    @property
+    def _protocol(self) -> str:
+        return self.root.partition("://")[0]
 
     @contextmanager
     def _temporary(self, folder: str) -> Iterator[str]:
@@ -155,19 +208,52 @@ class Store:
                 os.makedirs(directory, exist_ok=True)
             yield name
         except OSError as error:
-            raise StorageError(
-                f"cannot write under {self.url(folder)}: {error.strerror or error}; "
-                "free space or fix permissions and run the same command again, finished units are kept"
-            ) from error
+            raise self._unwritten(folder, error) from error
         finally:
             with suppress(OSError):  # never made, or out of reach; the error above says why
                 os.unlink(name)
 
+    def _unwritten(self, path: str, error: OSError) -> StorageError:
+        return StorageError(
+            f"cannot write under {self.url(path)}: {error.strerror or error}; "
+            "free space or fix permissions and run the same command again, finished units are kept"
+        )
+
     def _publish(self, temporary: str, target: str) -> None:
         if self.local:
             os.replace(temporary, self.url(target))
-        else:
-            self._fs().put_file(temporary, self.url(target))
+            return
+        with self._reaching(target):
+            if self._protocol in _WHOLE:
+                self._fs().put_file(temporary, self.url(target))
+            else:
+                self._upload_and_rename(temporary, target)
+
+    def _upload_and_rename(self, temporary: str, target: str) -> None:
+        fs, folder = self._fs(), target.rpartition("/")[0]
+        beside = self.url(f"{folder}/.tmp-{uuid.uuid4().hex}" if folder else f".tmp-{uuid.uuid4().hex}")
+        try:
+            fs.makedirs(self.url(folder), exist_ok=True)
+            fs.put_file(temporary, beside)
+            with suppress(FileNotFoundError):
+                fs.rm_file(self.url(target))  # a rename of HDFS and SFTP replaces nothing
+            fs.mv(beside, self.url(target))
+        except BaseException:
+            with suppress(OSError):
+                fs.rm_file(beside)
+            raise
+
+
+def is_url(root: str) -> bool:
+    """Whether files lie behind an fsspec URL rather than on a local disk."""
+    return "://" in root and not root.startswith("file://")
+
+
+def default_scratch(root: str) -> str:
+    """Where engines spill: in the build's folder, or in one of the system's temporary folders when that is remote."""
+    if not is_url(root):
+        return str(Path(Store(root).root, SCRATCH))
+    return str(Path(tempfile.gettempdir(), f"imglish-{hashlib.sha256(root.encode()).hexdigest()[:16]}"))
 
 
 def write_parquet(table: pa.Table, file: BinaryIO) -> None:

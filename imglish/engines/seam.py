@@ -3,8 +3,8 @@
     for bucket, cell in cut(piece, load, reduce.stage, buckets): ...      # on a worker; cells go through the shuffle
     receipt = reduce_bucket(bucket, cells, reduce)                        # on the worker that got a bucket's cells
 
-Two flat columns cross a shuffle, `bucket` (int32) and `rows` (an Arrow IPC stream of at most `CELL_BYTES`). The cells of
-the first piece include an empty one for every bucket, so that a bucket without rows is reduced like any other.
+Two flat columns cross a shuffle, `bucket` (int32) and `rows` (an Arrow IPC stream of at most `CELL_BYTES`). The cells
+of the first piece include an empty one for every bucket, so that a bucket without rows is reduced like any other.
 
 A worker raises ImglishErrors only: those of a task as they are, anything else as a StageError that names the unit, with
 the worker's traceback as a note. `Failure` carries them where exceptions cannot travel.
@@ -13,7 +13,6 @@ the worker's traceback as a note. `Failure` carries them where exceptions cannot
 from __future__ import annotations
 
 import json
-import re
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +35,6 @@ _SHOWN = 200
 
 Value = TypeVar("Value")
 WAY_OUT = "finished units are kept, run the same command again"
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT])(i?)B")
 
 
 def run_unit(task: Task, unit: Unit, code: Mapping[str, str]) -> Receipt:
@@ -111,7 +109,8 @@ class Failure:
     @classmethod
     def of(cls, error: ImglishError) -> Failure:
         """A class that is not in `imglish.errors`, or arguments that are no plain values, leave a StageError."""
-        _, arguments, *_ = error.__reduce__()  # type: ignore[misc]
+        reduced = error.__reduce__()
+        arguments = reduced[1] if isinstance(reduced, tuple) else (str(error),)
         known = getattr(errors, type(error).__name__, None) is type(error)
         plain = known and all(isinstance(value, (str, int, float)) for value in arguments)
         notes = getattr(error, "__notes__", [])
@@ -123,11 +122,3 @@ class Failure:
         for note in self.notes:
             found.add_note(note)
         return found
-
-
-def parse_bytes(text: str) -> int:
-    """Bytes of a size such as "4GB" or "512MiB"; RecipeError for anything else."""
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
-        raise errors.RecipeError(f"memory {text!r} is not a size; write it like 4GB or 512MiB")
-    return int(float(found.group(1)) * (1024 if found.group(3) else 1000) ** ("KMGT".index(found.group(2)) + 1))

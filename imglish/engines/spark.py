@@ -4,9 +4,9 @@
     with SparkEngine(address="spark://host:7077") as engine:                                  # or yarn, k8s://...
         receipts = run_map(store, "tables", engine, task, units)
 
-`map` is one task per unit. `group` cuts loaded pieces into cells (`imglish.engines.seam`), and Spark's own shuffle brings
-those of a bucket into the partition of that bucket, whose one task reduces it. Results reach the driver through an
-accumulator, which Spark updates at the end of every task: so progress moves while a job runs, and an error of ours
+`map` is one task per unit. `group` cuts loaded pieces into cells (`imglish.engines.seam`), and Spark's own shuffle
+brings those of a bucket into the partition of that bucket, whose one task reduces it. Results reach the driver through
+an accumulator, which Spark updates at the end of every task: so progress moves while a job runs, and an error of ours
 comes with its type, ends the job and is not tried again. A task whose worker died is tried again, four times in all.
 
 An active session is used as it is and left running; our settings go to a session of our own beside it.
@@ -52,7 +52,7 @@ class SparkEngine:
     def __init__(
         self, workers: int | None = None, memory: str = "4GB", address: str | None = None, scratch: str | None = None
     ) -> None:
-        """`workers` cores, all of the machine or cluster when None; `scratch` is for what shuffles spill on this machine.
+        """`workers` cores, or all of the machine or cluster; `scratch` is for what shuffles spill on this machine.
 
         See `imglish.engines.spark_session.settings` for what becomes of `memory`.
         """
@@ -87,9 +87,9 @@ class SparkEngine:
         places = {bucket: place for place, bucket in enumerate(ordered)}
         numbered = [(number, json.dumps(dict(piece))) for number, piece in enumerate(pieces)]
         frame = session.createDataFrame(context.parallelize(numbered, len(numbered)), "number int, piece string")
-        cells = frame.mapInArrow(CutPieces(load, reduce.stage, places, code_facts(), arrivals), SEAM_DDL)  # type: ignore[arg-type]
+        cells = frame.mapInArrow(CutPieces(load, reduce.stage, places, code_facts(), arrivals), SEAM_DDL)
         shuffled = cells.repartitionById(len(ordered), "bucket")
-        reduced = shuffled.mapInArrow(ReducePartition(ordered, reduce, arrivals), SEAM_DDL)  # type: ignore[arg-type]
+        reduced = shuffled.mapInArrow(ReducePartition(ordered, reduce, arrivals), SEAM_DDL)
         names = [f"bucket {bucket}" for bucket in ordered]
         yield from self._receipts(reduced.collect, arrivals, reduce.stage, names)
 
@@ -132,7 +132,7 @@ class SparkEngine:
             self._session = found.newSession()
             for name, value in _OWN.items():
                 self._session.conf.set(name, value)
-            if self._owned and not found.sparkContext.master.startswith("local"):
+            if self._owned and not str(found.sparkContext.master).startswith("local"):
                 self._greet(found.sparkContext)
         return self._session
 
@@ -146,13 +146,13 @@ class SparkEngine:
             self.close()
         if late:
             raise EngineError(
-                f"{master} has no worker that took a task within {PATIENCE_SECONDS:.0f} s; start workers, or ask for no "
-                f"more than they have (--memory {self.memory})"
+                f"{master} has no worker that took a task within {PATIENCE_SECONDS:.0f} s; start workers, or ask for "
+                f"no more than they have (--memory {self.memory})"
             )
         if job.error is not None:
             raise EngineError(
-                f"a worker of {master} cannot run our code: {short(job.error)}; ship our wheel and see that the worker's "
-                "Python and libraries are those of the driver (docs/clusters.md)"
+                f"a worker of {master} cannot run our code: {short(job.error)}; ship our wheel and see that the "
+                "worker's Python and libraries are those of the driver (docs/clusters.md)"
             ) from job.error
 
 

@@ -22,8 +22,8 @@ from pyspark.errors import PySparkException
 from pyspark.java_gateway import launch_gateway
 from pyspark.sql import SparkSession
 
-from imglish.engines.seam import parse_bytes
 from imglish.errors import EngineError
+from imglish.recipe import parse_size
 
 CONNECT_SECONDS = 20.0
 """How long a master may take to accept a connection."""
@@ -43,19 +43,18 @@ def start_session(workers: int | None, memory: str, address: str | None, scratch
     conf = SparkConf()
     for name, value in settings(workers, memory, address, scratch, submitted).items():
         conf.set(name, value)
-    log: IO[bytes] | None = None
     if not submitted:
         _find_java()
         if address is not None:
             _find_master(address)
-    try:
-        if not submitted and SparkContext._gateway is None:
-            log = tempfile.TemporaryFile()  # noqa: SIM115  Java's for as long as it runs
-            gateway = launch_gateway(conf, popen_kwargs={"stdout": log, "stderr": log})
-            SparkContext._ensure_initialized(gateway=gateway, conf=conf)
-        context = SparkContext(conf=conf, environment=environment(address if not submitted else "submitted"))
-    except (PySparkException, Py4JError, OSError) as error:
-        raise EngineError(f"Spark does not start: {short(error)}{_last_words(log)}") from error
+    with tempfile.TemporaryFile() as log:
+        try:
+            if not submitted and SparkContext._gateway is None:
+                gateway = launch_gateway(conf, popen_kwargs={"stdout": log, "stderr": log})
+                SparkContext._ensure_initialized(gateway=gateway, conf=conf)
+            context = SparkContext(conf=conf, environment=environment(address if not submitted else "submitted"))
+        except (PySparkException, Py4JError, OSError) as error:
+            raise EngineError(f"Spark does not start: {short(error)}{_last_words(log)}") from error
     if "PYSPARK_PYTHON" not in os.environ:
         context.pythonExec = sys.executable
     return SparkSession(context)
@@ -74,7 +73,7 @@ def settings(
     common = {"spark.app.name": "imglish", "spark.ui.showConsoleProgress": "false", "spark.driver.maxResultSize": "0"}
     if submitted:
         return common
-    room = parse_bytes(memory)
+    room = parse_size(memory)
     heap = max(_HEAP_LEAST, int(room * _HEAP_SHARE))
     if address is None:
         count = workers or len(os.sched_getaffinity(0))
@@ -144,9 +143,7 @@ def _on_loopback(address: str) -> bool:
         return False
 
 
-def _last_words(log: IO[bytes] | None) -> str:
-    if log is None:
-        return ""
+def _last_words(log: IO[bytes]) -> str:
     log.seek(0)
     lines = log.read().decode(errors="replace").splitlines()
-    return "; Java said: " + " / ".join(line.strip() for line in lines[-5:])
+    return "; Java said: " + " / ".join(line.strip() for line in lines[-5:]) if lines else ""

@@ -7,7 +7,7 @@ are values because an exception would lose its type in Java, and Spark would try
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -37,7 +37,7 @@ class RunUnits:
     code: Mapping[str, str]
     arrivals: Arrivals
 
-    def __call__(self, units: Iterator[Unit]) -> None:
+    def __call__(self, units: Iterable[Unit]) -> None:
         for unit in units:
             self.arrivals.add([(unit.id, _outcome(run_unit, self.task, unit, self.code))])
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import signal
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +16,19 @@ import pytest
 
 from imglish.digests import table_digest
 from imglish.engines.dask import DaskEngine
-from imglish.errors import StageError
+from imglish.engines.spark import SparkEngine
+from imglish.errors import ImageError, SampleError, StageError, TokenizerError
 from imglish.stages import Commit, Engine, Receipt, Unit, counts_of, run_group, run_map
 from imglish.storage import Store
 
+ENGINES = {"dask": DaskEngine, "spark": SparkEngine}
 
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    with DaskEngine(workers=2, memory="2GB", scratch=str(tmp_path_factory.mktemp("scratch"))) as dask:
-        yield dask
+
+@pytest.fixture(scope="module", params=list(ENGINES))
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    scratch = str(tmp_path_factory.mktemp("scratch"))
+    with ENGINES[request.param](workers=2, memory="2GB", scratch=scratch) as opened:
+        yield opened
 
 
 @dataclass(frozen=True)
@@ -113,3 +121,143 @@ def test_group_gives_the_same_outputs_whatever_the_order_of_pieces(engine: Engin
     one = run_group(store, "tables", engine, Unit("g", 1, {}, ["1"]), Numbers(), pieces, range(5), Collect(store))
     two = run_group(store, "tables", engine, Unit("g", 1, {}, ["2"]), Numbers(), pieces[::-1], range(5), Collect(store))
     assert one.outputs == two.outputs
+
+
+ERRORS = {
+    "TokenizerError": TokenizerError("no pieces"),
+    "ImageError": ImageError("truncated", "at byte 7"),
+    "SampleError": SampleError("bad codes", "pair", 3, 17),
+}
+
+
+@dataclass(frozen=True)
+class Fail:
+    """A task, a load and a reduce that raises an error of ours."""
+
+    name: str
+    stage: str = "fail"
+
+    def __call__(self, *_: Any) -> Any:
+        raise ERRORS[self.name]
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_an_error_of_ours_comes_through_with_its_type_and_values(engine: Engine, name: str) -> None:
+    for attempt in (
+        lambda: list(engine.map(Fail(name), units(2))),
+        lambda: list(engine.group(Fail(name), [{"start": 0}, {"start": 100}], range(5), Fail(name))),
+        lambda: list(engine.group(Numbers(), [{"start": 0}], range(5), Fail(name))),
+    ):
+        with pytest.raises(type(ERRORS[name])) as raised:
+            attempt()
+        assert type(raised.value) is type(ERRORS[name])
+        assert str(raised.value) == str(ERRORS[name]) and vars(raised.value).items() >= vars(ERRORS[name]).items()
+
+
+def test_a_piece_that_cannot_be_read_is_named(engine: Engine, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(StageError, match=r'collect, reading {"start": "x"}: TypeError: '):
+        list(engine.group(Numbers(), [{"start": 0}, {"start": "x"}], range(5), Collect(store)))
+
+
+def test_an_error_carries_the_traceback_of_the_worker(engine: Engine, tmp_path: Path) -> None:
+    with pytest.raises(StageError) as raised:
+        list(engine.map(Square(Store(tmp_path), poison=0), units(1)))
+    assert "in __call__" in "".join(raised.value.__notes__)
+
+
+@dataclass(frozen=True)
+class DieOnce:
+    """Ends its worker at the first attempt at each odd unit, the hard way."""
+
+    store: Store
+    folder: str
+
+    def __call__(self, unit: Unit) -> Receipt:
+        mark = Path(self.folder, unit.id)
+        if unit.params["number"] % 2 and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Square(self.store)(unit)
+
+
+def test_a_killed_worker_changes_nothing(engine: Engine, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    (tmp_path / "marks").mkdir()
+    receipts = run_map(store, "tables", engine, DieOnce(store, str(tmp_path / "marks")), units(4))
+    assert counts_of(receipts) == {"total": 14}
+    assert len(list((tmp_path / "marks").iterdir())) == 2
+
+
+@dataclass(frozen=True)
+class AlwaysDies:
+    def __call__(self, unit: Unit) -> Receipt:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
+def test_a_unit_that_kills_every_worker_is_named(engine: Engine) -> None:
+    (unit,) = units(1)
+    with pytest.raises(StageError, match=f"square, unit {unit.id}: .*finished units are kept"):
+        list(engine.map(AlwaysDies(), [unit]))
+
+
+@dataclass(frozen=True)
+class Gated:
+    """The last unit ends only when the driver has seen all others."""
+
+    folder: str
+    store: Store
+
+    def __call__(self, unit: Unit) -> Receipt:
+        end = time.monotonic() + 60
+        while unit.params["number"] == 3 and not Path(self.folder, "go").exists():
+            assert time.monotonic() < end
+        return Square(self.store)(unit)
+
+
+def test_receipts_come_while_units_run(engine: Engine, tmp_path: Path) -> None:
+    came = []
+    for receipt in engine.map(Gated(str(tmp_path), Store(tmp_path)), units(4)):
+        came.append(receipt.counts["total"])
+        if len(came) == 3:
+            (tmp_path / "go").touch()
+    assert sorted(came[:3]) == [0, 1, 4] and came[3] == 9
+
+
+@dataclass(frozen=True)
+class Large:
+    """150 MB for bucket 0 and a row for bucket 1, from two pieces."""
+
+    def __call__(self, piece: Mapping[str, Any]) -> pa.Table:
+        payloads = [bytes([piece["byte"]]) * (25 << 20)] * 3 + [b"small"]
+        return pa.table({"payload": pa.array(payloads, pa.binary()), "bucket": pa.array([0, 0, 0, 1], pa.int32())})
+
+
+@dataclass(frozen=True)
+class Weigh:
+    store: Store
+    stage: str = "weigh"
+
+    def __call__(self, bucket: int, rows: pa.Table) -> Receipt:
+        digest = sorted(hashlib.sha256(payload.as_buffer()).hexdigest() for payload in rows.column("payload"))
+        commit = Commit(self.store, "tables", "weigh", f"{bucket}")
+        return commit(
+            {}, {"bytes": sum(map(len, rows.column("payload").to_pylist()))}, {"bucket": bucket, "all": digest}
+        )
+
+
+def test_large_rows_cross_the_shuffle_whole(engine: Engine, tmp_path: Path) -> None:
+    receipts = {
+        r.notes["bucket"]: r
+        for r in engine.group(Large(), [{"byte": 1}, {"byte": 2}], range(2), Weigh(Store(tmp_path)))
+    }
+    assert receipts[0].counts == {"bytes": 150 << 20} and receipts[1].counts == {"bytes": 10}
+    assert receipts[0].notes["all"] == sorted(hashlib.sha256(bytes([n]) * (25 << 20)).hexdigest() for n in (1, 2) * 3)
+
+
+def test_what_a_shuffle_spilled_goes_when_it_is_over(engine: Any, tmp_path: Path) -> None:
+    for _ in range(2):
+        list(engine.group(Large(), [{"byte": 1}, {"byte": 2}], range(2), Weigh(Store(tmp_path))))
+        left = sum(path.stat().st_size for path in Path(engine.scratch).rglob("*") if path.is_file())
+        assert left < 50 << 20, left

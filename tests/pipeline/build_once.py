@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 from imglish.engines.dask import DaskEngine
-from imglish.pipeline import SCRATCH, Pipeline
+from imglish.pipeline import Pipeline
 from imglish.recipe import make_recipe
+from imglish.storage import SCRATCH
 
 if __name__ == "__main__":
     recipe = make_recipe(json.loads(Path(sys.argv[1]).read_text()))
