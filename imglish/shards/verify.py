@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import PurePosixPath
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from imglish.errors import ManifestError, ShardError
+from imglish.errors import ManifestError, ShardError, StorageError
 from imglish.records import Kind
 from imglish.shards import format as fmt
 from imglish.shards.manifest import FileRef, Manifest, Shard, Slab, load_manifest
@@ -32,6 +34,9 @@ from imglish.shards.ranges import is_local, join, local_path, parent, read_piece
 from imglish.shards.slabs import bad_rows
 from imglish.shards.verify_shard import check_shard
 from imglish.stages import Progress
+from imglish.storage import Store
+
+_UNNAMED = "not in the manifest; remove what no build needs with 'imglish gc'"
 
 
 @dataclass(frozen=True)
@@ -163,16 +168,27 @@ def _file_faults(files: WholeFiles, file: FileRef) -> list[Fault]:
 
 
 def _extra(manifest: Manifest, base: str) -> Iterator[Fault]:
-    """On a local disk: tars and slabs that the manifest does not name, and bytes behind the ends of those it does."""
-    if not is_local(base):
-        return
+    """Tars and slabs that the manifest does not name, and bytes behind the ends of those it does (local disks)."""
     sizes = {shard.path: shard.bytes for shard in manifest.shards} | {s["path"]: s["bytes"] for s in manifest.slabs}
+    if not is_local(base):
+        yield from _extra_remote(sizes, base)
+        return
     known = {local_path(join(base, path)).resolve(): path for path in sizes}
     for folder in sorted({path.parent for path in known}):
         for path in sorted((*folder.glob("*.tar"), *folder.glob("*.codes"))):
             if path.resolve() not in known:
-                yield Fault(path.name, None, None, "not in the manifest; remove what no build needs with 'imglish gc'")
+                yield Fault(path.name, None, None, _UNNAMED)
     for file, named in known.items():
         longer = file.stat().st_size - sizes[named] if file.exists() else 0
         if longer > 0:
             yield Fault(named, None, None, f"{longer} bytes follow its end")
+
+
+def _extra_remote(sizes: Mapping[str, int], base: str) -> Iterator[Fault]:
+    """The same as far as the store can list; a web server cannot."""
+    store = Store(base)
+    for folder in sorted({path.rpartition("/")[0] for path in sizes}):
+        with suppress(StorageError):
+            for path in store.files(folder):
+                if path.endswith((".tar", ".codes")) and path not in sizes:
+                    yield Fault(PurePosixPath(path).name, None, None, _UNNAMED)
