@@ -72,7 +72,7 @@ class SparkEngine:
         """Run a task on every unit; an error names the unit that failed, and the others are cancelled."""
         context = self._connect().sparkContext
         arrivals = context.accumulator([], _Collect())
-        rows = context.parallelize(list(units), len(units))
+        rows = context.parallelize(list(enumerate(units)), len(units))  # two units may have one id: nothing to do twice
         run = RunUnits(task, code_facts(), arrivals)
         names = [f"unit {unit.id}" for unit in units]
         yield from self._receipts(lambda: rows.foreachPartition(run), arrivals, units[0].stage, names)

@@ -18,7 +18,7 @@ from imglish.errors import ImglishError
 from imglish.stages import Load, Receipt, Reduce, Task, Unit
 
 Outcome = tuple[str, bytes]
-"""Unit id or bucket, and JSON: a receipt, or {"failure": ...}."""
+"""Number of a unit or bucket, and JSON: a receipt, or {"failure": ...}."""
 SEAM = pa.schema([pa.field("bucket", pa.int32()), pa.field("rows", pa.binary())])
 SEAM_DDL = "bucket int, rows binary"
 
@@ -37,9 +37,9 @@ class RunUnits:
     code: Mapping[str, str]
     arrivals: Arrivals
 
-    def __call__(self, units: Iterable[Unit]) -> None:
-        for unit in units:
-            self.arrivals.add([(unit.id, _outcome(run_unit, self.task, unit, self.code))])
+    def __call__(self, units: Iterable[tuple[int, Unit]]) -> None:
+        for number, unit in units:
+            self.arrivals.add([(str(number), _outcome(run_unit, self.task, unit, self.code))])
 
 
 @dataclass(frozen=True)

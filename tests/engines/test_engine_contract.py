@@ -81,6 +81,12 @@ def test_map_runs_every_unit_once_and_a_second_run_does_nothing(engine: Engine, 
     assert [receipt.unit for receipt in again] == [receipt.unit for receipt in first]
 
 
+def test_units_of_one_id_all_have_the_receipt(engine: Engine, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    receipts = run_map(store, "tables", engine, Square(store), [*units(2), *units(2)])
+    assert [receipt.counts["total"] for receipt in receipts] == [0, 1, 0, 1]
+
+
 def test_a_unit_whose_output_is_lost_is_run_again(engine: Engine, tmp_path: Path) -> None:
     store = Store(tmp_path)
     first = run_map(store, "tables", engine, Square(store), units(3))

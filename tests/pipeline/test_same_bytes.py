@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,40 +52,59 @@ def landing_only(first: Recipe, work: str) -> Recipe:
     return first.model_copy(update={"work": work})
 
 
-@pytest.mark.parametrize(
-    ("engine", "workers", "rounds", "remote"),
-    [("dask", 1, 2, True), ("spark", 2, 1, False), ("spark", 1, 3, True)],
-)
-def test_engine_workers_rounds_and_store_change_no_digest(
-    first: Recipe, bucket: str, tmp_path: Path, engine: str, workers: int, rounds: int, remote: bool
+@pytest.fixture(scope="module")
+def remote(first: Recipe, bucket: str) -> Recipe:
+    """Built on S3 under Dask with one worker in two rounds."""
+    return build(landing_only(first, f"{bucket}/dask"), "dask", workers=1, rounds=2)
+
+
+def build(recipe: Recipe, engine: str, workers: int, rounds: int) -> Recipe:
+    pack = recipe.pack.model_copy(update={"rounds": rounds})
+    recipe = on_engine(recipe.model_copy(update={"pack": pack}), engine, workers=workers, memory="2GB")
+    with open_engine(recipe) as opened:
+        Pipeline(recipe, opened).build()
+    return recipe
+
+
+def assert_same(one: Recipe, other: Recipe) -> None:
+    here, there = Store(one.work), Store(other.work)
+    assert here.read(MANIFEST) == there.read(MANIFEST)
+    for shard in parse_manifest(here.read(MANIFEST), one.work).shards:
+        assert here.read(shard.path) == there.read(shard.path)
+
+
+def test_dask_with_one_worker_in_rounds_on_s3_gives_the_same_bytes(first: Recipe, remote: Recipe) -> None:
+    assert_same(remote, first)
+
+
+@pytest.mark.parametrize(("workers", "rounds", "store"), [(2, 1, "disk"), (1, 3, "s3")])
+def test_spark_gives_the_same_bytes(
+    first: Recipe, bucket: str, tmp_path: Path, workers: int, rounds: int, store: str
 ) -> None:
-    work = f"{bucket}/{engine}-{workers}" if remote else str(tmp_path / "work")
-    recipe = on_engine(landing_only(first, work), engine, workers=workers)
-    run = {"pack": recipe.pack.model_copy(update={"rounds": rounds})}
-    with open_engine(recipe.model_copy(update=run)) as opened:
-        Pipeline(recipe.model_copy(update=run), opened).build()
-    store = Store(work)
-    assert store.read(MANIFEST) == Store(first.work).read(MANIFEST)
-    named = parse_manifest(store.read(MANIFEST), work).shards
-    assert [store.read(shard.path) for shard in named] == [Store(first.work).read(shard.path) for shard in named]
-    assert not any(".tmp-" in path for path in store.files())
+    work = f"{bucket}/spark" if store == "s3" else str(tmp_path / "work")
+    assert_same(build(landing_only(first, work), "spark", workers, rounds), first)
 
 
-def test_a_remote_corpus_is_built_once_collected_verified_and_read(first: Recipe, bucket: str) -> None:
-    recipe = on_engine(landing_only(first, f"{bucket}/whole"), workers=2)
-    with open_engine(recipe) as engine:
-        Pipeline(recipe, engine).build()
-    store = Store(recipe.work)
-    before = set(store.files())
-    Pipeline(recipe, NoEngine()).build()
+def test_a_remote_corpus_is_built_once_collected_verified_and_read(first: Recipe, remote: Recipe) -> None:
+    store = Store(remote.work)
+    before = {path for path in store.files() if not path.startswith(".held/")}
+    assert not any(".tmp-" in path for path in before)
+    Pipeline(remote, NoEngine()).build()
     store.put_as("shards/.tmp-left", b"half a shard")
     store.put_as("shards/ffff.tar", b"nothing names it")
     assert [fault.shard for fault in verify(store.url(MANIFEST))] == ["ffff.tar"]
-    assert set(collect(recipe)[0]) == {"shards/.tmp-left", "shards/ffff.tar"}
-    assert {path for path in before if "held" not in path} <= set(store.files())
+    assert set(collect(remote)[0]) == {"shards/.tmp-left", "shards/ffff.tar"}
+    assert {path for path in store.files() if not path.startswith(".held/")} == before
     assert verify(store.url(MANIFEST)) == []
-    local = open_corpus(f"{first.work}/{MANIFEST}")
-    corpus = open_corpus(store.url(MANIFEST))
+    local, corpus = open_corpus(f"{first.work}/{MANIFEST}"), open_corpus(store.url(MANIFEST))
     assert corpus.counts == local.counts and corpus["pair"][3].jpeg == local["pair"][3].jpeg
     with exclusive(store), pytest.raises(StorageError, match="in use by another imglish command"):
-        Pipeline(recipe, NoEngine()).build()
+        Pipeline(remote, NoEngine()).build()
+
+
+def test_the_command_line_takes_urls(remote: Recipe, tmp_path: Path) -> None:
+    """In a process of its own, which finds the store by its variables."""
+    manifest = Store(remote.work).url(MANIFEST)
+    for arguments in (["verify", manifest], ["look", manifest], ["diff", manifest, manifest]):
+        subprocess.run([sys.executable, "-m", "imglish", *arguments], check=True, stdout=subprocess.DEVNULL)
+    assert Store(remote.work).read("look.png").startswith(b"\x89PNG")
