@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -56,7 +57,7 @@ def clustered(engine: str) -> Numbers:
     with _stores(f"{engine}-cluster") as stores:
         for workers in WORKERS:
             folder = _empty(f"{engine}-cluster-{workers}")
-            with CLUSTERS[engine](workers, folder, _variables()) as (address, _):
+            with CLUSTERS[engine](workers, folder, _variables(engine)) as (address, _):
                 for place, root in stores.items():
                     work = f"{root}/{engine}-cluster-{workers}"
                     command = _build(recipe, work, engine, workers, address)
@@ -71,7 +72,7 @@ def killed(engine: str) -> Numbers:
     folder = _empty(f"{engine}-killed-cluster")
     with (
         _stores(f"{engine}-killed") as stores,
-        CLUSTERS[engine](2, folder, _variables()) as (address, (daemon, *_)),
+        CLUSTERS[engine](2, folder, _variables(engine)) as (address, (daemon, *_)),
     ):
         for place, root in stores.items():
             work = f"{root}/{engine}-killed"
@@ -89,11 +90,12 @@ def _kill(command: list[str], work: str, engine: str, daemon: int) -> Numbers:
     store = Store(work)
     whole = _receipts(Store(FOLDER / "reference"))
     first, second = sorted(rng.sample(range(whole // 4, whole * 9 // 10), 2))
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as driver:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, **quiet) as driver:
         _wait(driver, store, first)
-        kill_workers(daemon, "multiprocessing" if engine == "dask" else "CoarseGrainedExecutorBackend")
+        kill_workers(daemon, "spawn_main" if engine == "dask" else "CoarseGrainedExecutorBackend")
         _wait(driver, store, second)
-        os.kill(driver.pid, signal.SIGKILL)
+        os.killpg(driver.pid, signal.SIGKILL)  # of Spark both halves, Java and Python
     reached = _receipts(store)
     assert not store.exists("manifest.json"), "the build ended before it could be killed"
     return {"worker_killed_at_receipts": first, "driver_killed_at_receipts": reached, "of_receipts": whole}
@@ -125,9 +127,9 @@ def _stores(name: str) -> Iterator[dict[str, str]]:
     shutil.rmtree(folder)
 
 
-def _variables() -> dict[str, str]:
-    """Of a cluster: where the store is, and nothing of where our code is but for Dask, which ships none."""
-    return {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+def _variables(engine: str) -> dict[str, str]:
+    """Of a cluster, beside those of the store: where our code is, under Dask; Spark gets the wheel."""
+    return {"PYTHONPATH": str(ROOT) if engine == "dask" else ""}
 
 
 def _build(recipe: Path, work: str, engine: str, workers: int, address: str | None = None) -> list[str]:
@@ -142,9 +144,9 @@ def _build(recipe: Path, work: str, engine: str, workers: int, address: str | No
     return [*submit, "--py-files", str(_wheel()), str(run), *arguments]
 
 
+@cache
 def _wheel() -> Path:
-    found = sorted((FOLDER / "wheel").glob("*.whl"))
-    return found[0] if found else wheel(ROOT, FOLDER / "wheel")
+    return wheel(ROOT, FOLDER / "wheel")
 
 
 def _timed(command: list[str], work: str, fresh: bool = True) -> float:

@@ -105,7 +105,10 @@ class Engine(Protocol):
     def group(
         self, load: Load, pieces: Sequence[Mapping[str, Any]], buckets: Sequence[int], reduce: Reduce
     ) -> Iterator[Receipt]:
-        """Bring each bucket's rows together by the engine's own shuffle; `reduce` runs once per bucket."""
+        """Bring each bucket's rows together by the engine's own shuffle; `reduce` runs once per bucket.
+
+        `pieces` (at least one) are plain values, as in JSON.
+        """
         ...
 
     def close(self) -> None: ...

@@ -126,9 +126,11 @@ class SparkEngine:
 
     def _connect(self) -> SparkSession:
         if self._session is None:
-            active = SparkSession.getActiveSession()
-            found = active or start_session(self.workers, self.memory, self.address, self.scratch)
-            self._owned = active is None
+            self._owned = SparkContext._active_spark_context is None
+            if self._owned:
+                found = start_session(self.workers, self.memory, self.address, self.scratch)
+            else:
+                found = SparkSession.builder.getOrCreate()
             self._session = found.newSession()
             for name, value in _OWN.items():
                 self._session.conf.set(name, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -74,6 +75,14 @@ def test_what_another_process_wrote_is_seen_at_once(store: Store) -> None:
         [sys.executable, "-c", script.replace("put_as('a/x', b'12')", "remove('a/x')"), store.root], check=True
     )
     assert list(store.files("a")) == [] and not store.exists("a/x")
+
+
+def test_the_address_may_come_from_the_configuration_of_fsspec(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FSSPEC_S3_ENDPOINT_URL", os.environ["AWS_ENDPOINT_URL"])
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    script = "import sys; from imglish.storage import Store; Store(sys.argv[1]).put_as('a', b'1')"
+    subprocess.run([sys.executable, "-c", script, store.root], check=True)
+    assert store.read("a") == b"1"
 
 
 def test_a_large_upload_that_fails_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

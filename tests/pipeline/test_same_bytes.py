@@ -81,8 +81,12 @@ def test_dask_with_one_worker_in_rounds_on_s3_gives_the_same_bytes(first: Recipe
 def test_spark_gives_the_same_bytes(
     first: Recipe, bucket: str, tmp_path: Path, workers: int, rounds: int, store: str
 ) -> None:
-    work = f"{bucket}/spark" if store == "s3" else str(tmp_path / "work")
-    assert_same(build(landing_only(first, work), "spark", workers, rounds), first)
+    if store == "s3":
+        recipe = landing_only(first, f"{bucket}/spark")
+    else:  # from the sources, so that Spark lands them too
+        sources = Path(first.root).with_name("gone")
+        recipe = first.model_copy(update={"root": str(sources), "work": str(tmp_path / "work")})
+    assert_same(build(recipe, "spark", workers, rounds), first)
 
 
 def test_a_remote_corpus_is_built_once_collected_verified_and_read(first: Recipe, remote: Recipe) -> None:
