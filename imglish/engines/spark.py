@@ -36,6 +36,8 @@ from imglish.versions import code_facts
 _POLL_SECONDS = 0.05
 """How often the driver looks for finished units."""
 _CANCEL_SECONDS = 30.0
+_MANAGER_SECONDS = 600.0
+"""The same as `PATIENCE_SECONDS` for YARN and Kubernetes, which first start machines and pull images."""
 _OWN = {
     "spark.sql.adaptive.enabled": "false",  # a partition is a bucket; nothing may be coalesced or split
     "spark.sql.classic.shuffleDependency.fileCleanup.enabled": "true",  # a shuffle's files go when it is over
@@ -142,13 +144,14 @@ class SparkEngine:
         """Wait for one empty task; EngineError when no worker takes it, or one that cannot import our code does."""
         code, master = code_facts(), context.master
         job = _Job(context, "greeting", lambda: context.parallelize([code], 1).foreach(check_code))
-        late = job.wait(PATIENCE_SECONDS)
+        patience = PATIENCE_SECONDS if str(master).startswith("spark://") else _MANAGER_SECONDS
+        late = job.wait(patience)
         if late or job.error is not None:
             job.end()
             self.close()
         if late:
             raise EngineError(
-                f"{master} has no worker that took a task within {PATIENCE_SECONDS:.0f} s; start workers, or ask for "
+                f"{master} has no worker that took a task within {patience:.0f} s; start workers, or ask for "
                 f"no more than they have (--memory {self.memory})"
             )
         if job.error is not None:
