@@ -90,8 +90,10 @@ def _kill(command: list[str], work: str, engine: str, daemon: int) -> Numbers:
     store = Store(work)
     whole = _receipts(Store(FOLDER / "reference"))
     first, second = sorted(rng.sample(range(whole // 4, whole * 9 // 10), 2))
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, **quiet) as driver:
+    with (
+        (FOLDER / f"{engine}-driver.log").open("wb") as log,
+        subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=log, stderr=log) as driver,
+    ):
         _wait(driver, store, first)
         kill_workers(daemon, "spawn_main" if engine == "dask" else "CoarseGrainedExecutorBackend")
         _wait(driver, store, second)
@@ -136,7 +138,7 @@ def _build(recipe: Path, work: str, engine: str, workers: int, address: str | No
     arguments = ["build", str(recipe), f"work={work}", "--engine", engine, "--workers", str(workers), "--memory", "2GB"]
     if address is None or engine == "dask":
         return [sys.executable, "-m", "imglish", *arguments, *(["--address", address] if address else [])]
-    run = FOLDER / "run.py"
+    run = _wheel().with_name("run.py")
     run.write_text("from imglish.cli import main\n\nmain()\n")
     submit = [str(Path(pyspark.__file__).parent / "bin" / "spark-submit"), "--master", address]
     submit += ["--total-executor-cores", str(workers), "--executor-cores", "1", "--executor-memory", "1g"]
@@ -146,7 +148,7 @@ def _build(recipe: Path, work: str, engine: str, workers: int, address: str | No
 
 @cache
 def _wheel() -> Path:
-    return wheel(ROOT, FOLDER / "wheel")
+    return wheel(ROOT, FOLDER / f"wheel-{os.getpid()}")
 
 
 def _timed(command: list[str], work: str, fresh: bool = True) -> float:
