@@ -125,7 +125,7 @@ def wait_for_port(port: int) -> None:
 
 
 def wheel(root: Path, folder: Path) -> Path:
-    """Our wheel, built from a copy of the package, as `pip wheel . --no-deps` makes it; `folder` is emptied first."""
+    """Our wheel as `pip wheel . --no-deps` makes it, called imglish.zip for Spark; `folder` is emptied first."""
     shutil.rmtree(folder, ignore_errors=True)
     command = [sys.executable, "-m", "pip", "wheel", "-qq", "--no-deps", "--no-build-isolation", "-w", str(folder), "."]
     copy = folder / "source"
@@ -134,4 +134,4 @@ def wheel(root: Path, folder: Path) -> Path:
         shutil.copy(root / name, copy)
     shutil.copytree(root / "imglish", copy / "imglish", ignore=shutil.ignore_patterns("__pycache__"))
     subprocess.run(command, cwd=copy, check=True, stdout=subprocess.DEVNULL)
-    return next(folder.glob("*.whl"))
+    return next(folder.glob("*.whl")).rename(folder / "imglish.zip")

@@ -124,7 +124,8 @@ def _facts() -> Numbers:
 def _stores(name: str) -> Iterator[dict[str, str]]:
     """A local folder and a bucket, both empty."""
     folder = _empty(f"{name}-local")
-    with s3_server(FOLDER / f"{name}-s3.log") as variables, patch.dict(os.environ, variables):
+    python = {"PYSPARK_PYTHON": sys.executable}
+    with s3_server(FOLDER / f"{name}-s3.log") as variables, patch.dict(os.environ, variables | python):
         yield {"disk": str(folder), "s3": f"s3://{BUCKET}"}
     shutil.rmtree(folder)
 
@@ -156,8 +157,8 @@ def _timed(command: list[str], work: str, fresh: bool = True) -> float:
     if fresh:
         _copy_landing(work)
     began = time.perf_counter()
-    ran = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert ran.returncode == 0, f"{' '.join(command)}: {ran.stderr[-2000:]}"
+    ran = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert ran.returncode == 0, f"{' '.join(command)}: {ran.stdout[-2000:]}"
     seconds = round(time.perf_counter() - began, 1)
     assert Store(work).read("manifest.json") == Store(FOLDER / "reference").read("manifest.json"), work
     sys.stderr.write(f"{work}: {seconds} s\n")
