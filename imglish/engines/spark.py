@@ -156,8 +156,8 @@ class SparkEngine:
             )
         if job.error is not None:
             raise EngineError(
-                f"a worker of {master} cannot run our code: {short(job.error)}; ship our wheel as a .zip and see that the "
-                "worker's Python and libraries are those of the driver (docs/clusters.md)"
+                f"a worker of {master} cannot run our code: {short(job.error)}; ship our wheel as a .zip, and "
+                "have the Python and libraries of the driver there (docs/clusters.md)"
             ) from job.error
 
 
