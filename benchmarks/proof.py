@@ -242,6 +242,7 @@ def main() -> None:
     unknown = set(wanted) - set(CLAIMS)
     if unknown:
         parser.error(f"unknown claim {min(unknown)}; there are {', '.join(CLAIMS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # clusters and servers of a claim end with it
     WORK.mkdir(exist_ok=True)
     RESULTS.mkdir(parents=True, exist_ok=True)
     with reporter() as report:
