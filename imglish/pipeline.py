@@ -15,7 +15,7 @@ import fcntl
 import importlib.metadata
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,6 +74,9 @@ class WatchedStore(Store):
     def read(self, path: str) -> bytes:
         self.seen.add(path)
         return super().read(path)
+
+    def mark_read(self, paths: Iterable[str]) -> None:
+        self.seen.update(paths)
 
 
 @dataclass

@@ -30,7 +30,7 @@ from imglish.ingest.sources.files import printable, source_present
 from imglish.ingest.sources.urls import UrlList
 from imglish.recipe import FetchConfig, Recipe, SourceConfig, content_fields
 from imglish.records import LANDING, pack_json, table
-from imglish.stages import Commit, Engine, Progress, Receipt, Unit, find_receipt, run_map
+from imglish.stages import Commit, Engine, Progress, Receipt, Unit, find_receipts, run_map
 from imglish.storage import Store
 
 STAGE = "land"
@@ -126,9 +126,8 @@ def _landed(store: Store, index: Mapping[str, Any], recipe: Recipe, source: Sour
     entry = index.get(source.name)
     if entry is None or entry["config"] != json_digest(source_content(recipe, source)):
         return None
-    receipts = [find_receipt(store, FOLDER, STAGE, unit) for unit in entry["units"]]
-    whole = [receipt for receipt in receipts if receipt is not None]
-    return whole if len(whole) == len(receipts) else None
+    receipts = find_receipts(store, FOLDER, STAGE, entry["units"])
+    return list(receipts.values()) if len(receipts) == len(entry["units"]) else None
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from imglish.shards.format import FORMAT_VERSION
 from imglish.shards.pack_load import DigestRows, LoadRows
 from imglish.shards.pack_write import ShardUnit, WriteShard
 from imglish.shards.placement import Placement, Slot
-from imglish.stages import Engine, Progress, Receipt, Unit, find_receipt, run_map
+from imglish.stages import Engine, Progress, Receipt, Unit, find_receipts, run_map
 from imglish.storage import Output, Store
 
 VERSION = 1
@@ -66,7 +66,8 @@ def pack(
     placement = Placement(recipe.pack.train_shards, recipe.pack.validation_shards, recipe.pack.layout)
     digested = _digest_rows(store, engine, placement, inputs, progress)
     units = _units(store, recipe, placement, digested, tokenizer_digests)
-    done = {n: found for n, todo in units.items() if (found := find_receipt(store, RECEIPTS, "pack", todo.unit))}
+    found = find_receipts(store, RECEIPTS, "pack", [todo.unit for todo in units.values()])
+    done = {n: found[todo.unit] for n, todo in units.items() if todo.unit in found}
     load = LoadRows(store, placement, recipe.tokenize.stored)
     _advance(progress, done, units)
     for ordinals in placement.rounds(recipe.pack.rounds):
