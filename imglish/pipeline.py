@@ -166,7 +166,7 @@ class Pipeline:
             annotations = [receipt.outputs["rows"] for receipt in annotated]
         with self._timed("decide"):
             decided = decide(self.store, self.engine, self.recipe, annotations, self.progress)
-        return [LandingFile(*files) for files in zip(landing, annotations, [d for d, _ in decided], strict=True)]
+        return [LandingFile(*files) for files in zip(landing, annotations, decided.decisions, strict=True)]
 
     def _fits(self, files: Sequence[LandingFile]) -> dict[str, _Fit]:
         recipe, store, tokenize = self.recipe, self.store, self.recipe.tokenize

@@ -122,8 +122,8 @@ class DecideConfig(Section):
     """Whether an image source's picture that also has captions stays in the image stream ("both") or not."""
     alarm_share: Annotated[float, RUN] = Field(default=0.9, gt=0, le=1)
     """A rule that drops more than this share of a source is shouted about."""
-    buckets: Annotated[int, RUN] = Field(default=4, gt=0)
-    """Buckets of the grouping by record; about 256 MB of rows each."""
+    buckets: Annotated[int | None, RUN] = Field(default=None, gt=0)
+    """Buckets of the grouping by record; None makes one for every 500,000 occurrences, about 120 MB."""
 
 
 class StoredConfig(Section):

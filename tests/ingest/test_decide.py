@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from imglish.digests import record_id, table_digest
 from imglish.ingest.annotate import count_words, detect_language
-from imglish.ingest.decide import judge, resolve
+from imglish.ingest.decide import resolve
+from imglish.ingest.judge import evidence_rows, judge
 from imglish.ingest.rules import RULES
 from imglish.ingest.tally import Verdicts, verdicts, wipe_outs
 from imglish.recipe import Recipe, make_recipe
@@ -59,6 +60,11 @@ def decided(rows: list[dict[str, Any]], **decide: Any) -> dict[str, dict[str, An
     return {f"{row['source']}/{row['row']}": row for row in resolved.to_pylist()}
 
 
+def evidence_of(rows: list[dict[str, Any]], **decide: Any) -> list[dict[str, Any]]:
+    chosen = recipe(**decide)
+    return evidence_rows(resolve(judge(table(rows, ANNOTATIONS), chosen, unit=0, buckets=4), chosen)).to_pylist()
+
+
 @pytest.mark.parametrize(
     ("row", "rule", "score", "threshold"),
     [
@@ -75,7 +81,8 @@ def test_a_rule_drops_just_beyond_its_threshold(row: dict[str, Any], rule: str, 
     (found,) = decided([row], text={"languages": ("en", "de")}).values()
     assert (found["verdict"], found["rule"], found["score"], found["threshold"]) == ("drop", rule, score, threshold)
     assert found["split"] is None and found["sample_kind"] is None
-    assert unpack_json(found["evidence"])[0]["rule"] == rule
+    (evidence,) = evidence_of([row], text={"languages": ("en", "de")})
+    assert (evidence["rule"], evidence["score"], evidence["threshold"]) == (rule, score, threshold)
 
 
 @pytest.mark.parametrize(
@@ -97,10 +104,11 @@ def test_every_rule_that_fired_has_its_bit_and_evidence_but_the_first_decides() 
     (found,) = decided([pair("1", width=10, height=90, aspect=9.0, words=(0,))]).values()
     names = [rule.name for rule in RULES]
     assert found["fired"] == sum(1 << names.index(name) for name in ("image_size", "image_aspect", "caption_length"))
-    assert [item["rule"] for item in unpack_json(found["evidence"])] == [
-        "image_size@1",
-        "image_aspect@1",
-        "caption_length@1",
+    said = evidence_of([pair("0"), pair("1", content="b", width=10, height=90, aspect=9.0, words=(0,))])
+    assert [(item["row"], item["rule"], item["score"]) for item in said] == [
+        ("1", "image_size@1", 10.0),
+        ("1", "image_aspect@1", 9.0),
+        ("1", "caption_length@1", 0.0),
     ]
     assert found["rule"] == "image_size@1" and found["detail"] == "10 x 90 pixels"
 
