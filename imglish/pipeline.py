@@ -35,6 +35,7 @@ from imglish.stages import Engine, Progress, Receipt, Reduce, Task, Unit, counts
 from imglish.storage import Output, Store
 from imglish.tokenize.fit import FitText, FitVisual, text_fit_unit, visual_fit_unit
 from imglish.tokenize.rows import LandingFile
+from imglish.tokenize.select import Selected, select
 from imglish.tokenize.tasks import TokenizeText, TokenizeVisual, text_units, visual_units
 from imglish.versions import BYTES_LIBRARIES
 
@@ -125,7 +126,7 @@ class Pipeline:
     def fit(self, names: Sequence[str]) -> dict[str, Any]:
         """Fit tokenizers anew on the corpus as decided now, and write the lock; `names` from "text", "visual"."""
         with exclusive(self.store):
-            files = self._decided()
+            files = self._selected(self._decided())
             lock = read_lock(self.store)
             for name in names:
                 lock.pop(self._fits(files)[name].key, None)
@@ -138,8 +139,9 @@ class Pipeline:
         with self._timed("tally"):
             task = TallyTask(self.store)
             tallies = run_map(self.store, TABLES, self.engine, task, tally_units(decisions), self.progress)
-        models = self._fitted(files)
-        inputs = self._tokenized(files, models)
+        selected = self._selected(files)
+        models = self._fitted(selected)
+        inputs = self._tokenized(selected, models)
         with self._timed("pack"):
             digests = {name: model["digest"] for name, model in models.items()}
             shards = pack(self.store, self.engine, self.recipe, inputs, digests, self.progress)
@@ -168,21 +170,25 @@ class Pipeline:
             decided = decide(self.store, self.engine, self.recipe, annotations, self.progress)
         return [LandingFile(*files) for files in zip(landing, annotations, decided.decisions, strict=True)]
 
-    def _fits(self, files: Sequence[LandingFile]) -> dict[str, _Fit]:
+    def _selected(self, files: Sequence[LandingFile]) -> list[Selected]:
+        with self._timed("select"):
+            return select(self.store, self.engine, files, self.progress)
+
+    def _fits(self, files: Sequence[Selected]) -> dict[str, _Fit]:
         recipe, store, tokenize = self.recipe, self.store, self.recipe.tokenize
         text = {"text": content_fields(tokenize.text), "seed": recipe.seed}
         visual = {name: content_fields(getattr(tokenize, name)) for name in ("visual", "stored", "views")}
         return {
-            "text": _Fit("text", text, FitText(store), lambda: text_fit_unit(recipe, store, files)),
+            "text": _Fit("text", text, FitText(store), lambda: text_fit_unit(recipe, files)),
             "visual": _Fit(
                 "visual",
                 visual | {"seed": recipe.seed},
                 FitVisual(store),
-                lambda: visual_fit_unit(recipe, store, files),
+                lambda: visual_fit_unit(recipe, files),
             ),
         }
 
-    def _fitted(self, files: Sequence[LandingFile]) -> dict[str, dict[str, Any]]:
+    def _fitted(self, files: Sequence[Selected]) -> dict[str, dict[str, Any]]:
         """Notes of the tokenizers that the lock names; what it lacks is fitted and written to it."""
         models: dict[str, dict[str, Any]] = {}
         for name, fit in self._fits(files).items():
@@ -210,18 +216,18 @@ class Pipeline:
             )
         return found
 
-    def _tokenized(self, files: Sequence[LandingFile], models: Mapping[str, Mapping[str, Any]]) -> list[PackInput]:
+    def _tokenized(self, files: Sequence[Selected], models: Mapping[str, Mapping[str, Any]]) -> list[PackInput]:
         store, recipe = self.store, self.recipe
         with self._timed("tokenize-text"):
-            units = text_units(recipe, store, files, models["text"])
+            units = text_units(recipe, files, models["text"])
             texts = run_map(store, TABLES, self.engine, TokenizeText(store), units, self.progress)
         with self._timed("tokenize-visual"):
-            units = visual_units(recipe, store, files, models["visual"])
+            units = visual_units(recipe, files, models["visual"])
             pictures = run_map(store, TABLES, self.engine, TokenizeVisual(store), units, self.progress)
             _refuse_mixed_platforms(recipe, pictures)
         return [
             PackInput(file.landing, text.outputs["members"], text.outputs["documents"], picture.outputs["images"])
-            for file, text, picture in zip(files, texts, pictures, strict=True)
+            for (file, _), text, picture in zip(files, texts, pictures, strict=True)
         ]
 
     def _manifest(

@@ -41,7 +41,7 @@ def judge(rows: pa.Table, recipe: Recipe, unit: int, buckets: int) -> pa.Table:
     findings = [rule.judge(rows, recipe.decide) for rule in RULES]
     count, place = rows.num_rows, np.arange(rows.num_rows)
     fired = np.stack([finding.fired for finding in findings])
-    dropped = fired.any(axis=0)
+    dropped: NDArray[np.bool_] = np.any(fired, axis=0)
     first = fired.argmax(axis=0)
     score = np.stack([finding.score for finding in findings])[first, place]
     thresholds = pa.array([finding.threshold for finding in findings], pa.float64())
