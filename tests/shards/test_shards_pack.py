@@ -242,9 +242,8 @@ def test_only_row_groups_that_hold_wanted_records_are_decoded(tmp_path: Path, mo
 
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
     placement = Placement(64, 1, "mixed")
-    load = LoadRows(store, placement, wanted.tokenize.stored)
     target = int(placement.ordinals(["train"], ["image"], [tables.images[0]["record_id"]])[0])
-    rows = load({**inputs[0].paths(), "shards": [target]})
+    rows = LoadRows(store, placement, wanted.tokenize.stored, [target])(inputs[0].paths())
     assert rows.num_rows >= 2
     assert len(read) < 4
     assert decode_jpeg(rows.column("jpeg").drop_null()[0].as_py()).shape == (32, 48, 3)

@@ -1,0 +1,186 @@
+"""Ingest at web scale, rehearsed on synthetic metadata: lists of URLs, receipts, and 35 million rows.
+
+    python -m benchmarks.scale_ingest rows dask        # prints its numbers; `make proof CLAIMS=scale-rows-dask` keeps them
+
+Rows go through the real stages (`decide`, `tally`, `select`, `pack-rows`, `pack-units`) on a real engine; only what
+needs payloads is left out: annotations, members and images are made by `benchmarks.scale_rows`. Memory is the sum of
+the proportional set sizes of all processes of the tree, twice a second; disk is what lies in the scratch folder and in
+the build folder. All of it is metadata: payloads would add 1.9 TB of landing and 0.75 TB of shards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.scale_rows import File, annotations, plan_files
+from imglish.ingest.decide import decide
+from imglish.ingest.tally import TallyTask, tally_units, verdicts
+from imglish.recipe import Recipe, make_recipe
+from imglish.stages import Commit, Engine, Receipt, Unit, counts_of, run_map
+from imglish.storage import Output, Store
+from imglish.tokenize.rows import LandingFile
+from imglish.tokenize.select import select
+
+WORKERS = 2
+MEMORY = "4GB"
+
+
+def recipe(work: Path) -> Recipe:
+    """The corpus of `scale_rows`; DESIGN's 3,000 shards."""
+    sources = [
+        {"name": "web", "format": "url-list", "kind": "pair", "path": "web-*.parquet"},
+        {"name": "pictures", "format": "archive", "kind": "image", "path": "pictures.tar", "priority": 1},
+    ]
+    pack = {"train_shards": 2_950, "validation_shards": 50}
+    decide = {"validation_share": 0.0167}
+    values = {"name": "rehearsal", "work": str(work), "root": str(work), "source": sources, "pack": pack}
+    return make_recipe({**values, "decide": decide})
+
+
+@dataclass(frozen=True)
+class MakeAnnotations:
+    """Stands in for annotate: writes the annotations of one landing file without looking at payloads."""
+
+    store: Store
+
+    def __call__(self, unit: Unit) -> Receipt:
+        commit = Commit(self.store, "tables", unit.stage, unit.id)
+        output = self.store.put_table("tables/annotate", annotations(File(**unit.params)))
+        return commit({"rows": output}, {"occurrences": output.rows})
+
+
+def make_annotations(store: Store, engine: Engine, scale: float) -> list[Output]:
+    """Annotations of every landing file; those that are there are used again."""
+    units = [Unit("annotate", 0, vars(file), []) for file in plan_files(scale)]
+    return [receipt.outputs["rows"] for receipt in run_map(store, "tables", engine, MakeAnnotations(store), units)]
+
+
+def run_rows(work: Path, engine: Engine, scale: float) -> dict[str, Any]:
+    """Rows through every stage that reads no payload; seconds and bytes of each."""
+    chosen, store = recipe(work), Store(work)
+    steps = Steps(store)
+    with steps("annotate (made up)"):
+        annotated = make_annotations(store, engine, scale)
+    rows = sum(output.rows for output in annotated)
+    with steps("decide"):
+        decided = decide(store, engine, chosen, annotated)
+    with steps("tally"):
+        tallies = run_map(store, "tables", engine, TallyTask(store), tally_units(decided.decisions))
+    landing = [Output(f"landing/{n}", f"{n:064x}", 0, output.rows) for n, output in enumerate(annotated)]
+    files = [LandingFile(*three) for three in zip(landing, annotated, decided.decisions, strict=True)]
+    with steps("select"):
+        selected = select(store, engine, files)
+    counts = {f"{v.kind} {v.verdict} {v.rule}".strip(): v.count for v in verdicts(counts_of(tallies))}
+    return {"rows": rows, "files": len(files), "selected": len(selected), "steps": steps.done, "verdicts": counts}
+
+
+class Steps:
+    """Times steps; each also has the bytes that lie in the build folder after it."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.done: dict[str, dict[str, float]] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        before, began = _folder_bytes(self.store.path()), time.perf_counter()
+        yield
+        seconds = time.perf_counter() - began
+        added = _folder_bytes(self.store.path()) - before
+        self.done[name] = {"seconds": round(seconds, 1), "megabytes_written": round(added / 1e6)}
+        sys.stderr.write(f"{name}: {json.dumps(self.done[name])}\n")
+
+
+def open_engine(name: str, scratch: Path) -> Any:
+    if name == "spark":
+        from imglish.engines.spark import SparkEngine
+
+        return SparkEngine(workers=WORKERS, memory=MEMORY, scratch=str(scratch))
+    from imglish.engines.dask import DaskEngine
+
+    return DaskEngine(workers=WORKERS, memory=MEMORY, scratch=str(scratch))
+
+
+class Watch:
+    """Peak memory of this process and all below it, and peak bytes of a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.memory, self.disk = folder, 0, 0
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._end.wait(0.5):
+            self.memory = max(self.memory, _tree_bytes())
+            self.disk = max(self.disk, _folder_bytes(self.folder))
+
+
+def _tree_bytes() -> int:
+    me = psutil.Process()
+    return sum(_pss(process.pid) for process in [me, *me.children(recursive=True)])
+
+
+def _pss(pid: int) -> int:
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    line = next((line for line in text.splitlines() if line.startswith("Pss:")), "Pss: 0 kB")
+    return int(line.split()[1]) * 1024
+
+
+def _folder_bytes(folder: Path) -> int:
+    total = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.stat(f"{where}/{name}").st_blocks * 512
+            except OSError:
+                continue
+    return total
+
+
+def rows_through(engine_name: str, scale: float, work: Path) -> dict[str, Any]:
+    """`run_rows` on a fresh engine, watched."""
+    scratch = work / "scratch"
+    scratch.mkdir(parents=True, exist_ok=True)
+    with Watch(scratch) as watch, open_engine(engine_name, scratch / "engine") as engine:
+        numbers = run_rows(work, engine, scale)
+    return {
+        **numbers,
+        "peak_memory_megabytes": round(watch.memory / 1e6),
+        "peak_scratch_megabytes": round(watch.disk / 1e6),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("engine")
+    parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--work", type=Path)
+    chosen = parser.parse_args()
+    print(json.dumps(rows_through(chosen.engine, chosen.scale, chosen.work), indent=2))
+
+
+if __name__ == "__main__":
+    main()
