@@ -1,6 +1,7 @@
 """Ingest at web scale, rehearsed on synthetic metadata: lists of URLs, receipts, and 35 million rows.
 
-    python -m benchmarks.scale_ingest rows dask        # prints its numbers; `make proof CLAIMS=scale-rows-dask` keeps them
+    python -m benchmarks.scale_ingest rows dask --work FOLDER      # prints its numbers
+    make proof CLAIMS=scale-rows-dask                              # keeps them
 
 Rows go through the real stages (`decide`, `tally`, `select`, `pack-rows`, `pack-units`) on a real engine; only what
 needs payloads is left out: annotations, members and images are made by `benchmarks.scale_rows`. Memory is the sum of
@@ -16,23 +17,33 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
+import pyarrow.compute as pc
 
-from benchmarks.scale_rows import File, annotations, plan_files
+from benchmarks.scale import write_manifest
+from benchmarks.scale_rows import File, annotations, plan_files, tokenized
+from imglish.digests import json_digest
 from imglish.ingest.decide import decide
 from imglish.ingest.tally import TallyTask, tally_units, verdicts
+from imglish.plan import plan_training
 from imglish.recipe import Recipe, make_recipe
+from imglish.shards.pack import PackInput, digest_inputs
+from imglish.shards.pack_units import shard_rows
+from imglish.shards.placement import Placement
 from imglish.stages import Commit, Engine, Receipt, Unit, counts_of, run_map
 from imglish.storage import Output, Store
 from imglish.tokenize.rows import LandingFile
 from imglish.tokenize.select import select
 
+TRAIN, VALIDATION = 3_072, 28
+"""Shards, those of `benchmarks.scale`."""
 WORKERS = 2
 MEMORY = "4GB"
 
@@ -43,10 +54,11 @@ def recipe(work: Path) -> Recipe:
         {"name": "web", "format": "url-list", "kind": "pair", "path": "web-*.parquet"},
         {"name": "pictures", "format": "archive", "kind": "image", "path": "pictures.tar", "priority": 1},
     ]
-    pack = {"train_shards": 2_950, "validation_shards": 50}
-    decide = {"validation_share": 0.0167}
+    pack = {"train_shards": TRAIN, "validation_shards": VALIDATION}
+    decide = {"validation_share": 0.009}
     values = {"name": "rehearsal", "work": str(work), "root": str(work), "source": sources, "pack": pack}
-    return make_recipe({**values, "decide": decide})
+    train = {"batch": {"pair": 2048, "image": 2048}, "steps": 1_000_000}
+    return make_recipe({**values, "decide": decide, "train": train})
 
 
 @dataclass(frozen=True)
@@ -61,19 +73,46 @@ class MakeAnnotations:
         return commit({"rows": output}, {"occurrences": output.rows})
 
 
-def make_annotations(store: Store, engine: Engine, scale: float) -> list[Output]:
-    """Annotations of every landing file; those that are there are used again."""
-    units = [Unit("annotate", 0, vars(file), []) for file in plan_files(scale)]
-    return [receipt.outputs["rows"] for receipt in run_map(store, "tables", engine, MakeAnnotations(store), units)]
+@dataclass(frozen=True)
+class MakeTokenized:
+    """Stands in for both tokenize stages; counts the images of every shard by kind."""
+
+    store: Store
+    placement: Placement
+
+    def __call__(self, unit: Unit) -> Receipt:
+        commit = Commit(self.store, "tables", unit.stage, unit.id)
+        tables = tokenized(self.store.read_table(unit.spec["decisions"]))
+        outputs = {name: self.store.put_table(f"tables/{name}", rows) for name, rows in tables.items()}
+        return commit(outputs)
+
+
+@dataclass(frozen=True)
+class CountShards:
+    """Samples of every shard by kind among many images tables."""
+
+    store: Store
+    placement: Placement
+
+    def __call__(self, unit: Unit) -> Receipt:
+        commit = Commit(self.store, "tables", unit.stage, unit.id)
+        counts = {kind: np.zeros(len(self.placement.slots()), np.int64) for kind in ("pair", "image")}
+        for path in unit.spec["images"]:
+            rows = self.store.read_table(path, ["kind", "split", "record_id"])
+            ordinals = self.placement.ordinals(rows["split"], rows["kind"], rows["record_id"])
+            for kind, count in counts.items():
+                mine = ordinals[pc.equal(rows["kind"], kind).to_numpy()]
+                count += np.bincount(mine, minlength=len(count))
+        return commit({}, {}, {kind: count.tolist() for kind, count in counts.items()})
 
 
 def run_rows(work: Path, engine: Engine, scale: float) -> dict[str, Any]:
     """Rows through every stage that reads no payload; seconds and bytes of each."""
     chosen, store = recipe(work), Store(work)
     steps = Steps(store)
-    with steps("annotate (made up)"):
-        annotated = make_annotations(store, engine, scale)
-    rows = sum(output.rows for output in annotated)
+    with steps("annotations, made up"):
+        units = [Unit("annotate", 0, vars(file), []) for file in plan_files(scale)]
+        annotated = _tables(store, engine, MakeAnnotations(store), units)
     with steps("decide"):
         decided = decide(store, engine, chosen, annotated)
     with steps("tally"):
@@ -81,9 +120,41 @@ def run_rows(work: Path, engine: Engine, scale: float) -> dict[str, Any]:
     landing = [Output(f"landing/{n}", f"{n:064x}", 0, output.rows) for n, output in enumerate(annotated)]
     files = [LandingFile(*three) for three in zip(landing, annotated, decided.decisions, strict=True)]
     with steps("select"):
-        selected = select(store, engine, files)
-    counts = {f"{v.kind} {v.verdict} {v.rule}".strip(): v.count for v in verdicts(counts_of(tallies))}
-    return {"rows": rows, "files": len(files), "selected": len(selected), "steps": steps.done, "verdicts": counts}
+        select(store, engine, files)
+    placement = Placement(chosen.pack.train_shards, chosen.pack.validation_shards, chosen.pack.layout)
+    with steps("members and images, made up"):
+        units = [Unit("tokenize", 0, {}, [file.decisions.sha256], file.paths()) for file in files]
+        made = run_map(store, "tables", engine, MakeTokenized(store, placement), units)
+    inputs = [PackInput(file.landing, **receipt.outputs) for file, receipt in zip(files, made, strict=True)]
+    with steps("shard assignment"):
+        digested = digest_inputs(store, engine, placement, inputs)
+        held = shard_rows(store, "tables", engine, placement, digested)
+    with steps("manifest and planner"):
+        paths = [one.images.path for one in inputs]
+        units = [
+            Unit("count", 0, {}, paths[n : n + 512], {"images": paths[n : n + 512]}) for n in range(0, len(paths), 512)
+        ]
+        counted = run_map(store, "tables", engine, CountShards(store, placement), units)
+        counts = {kind: sum(np.array(receipt.notes[kind]) for receipt in counted) for kind in ("pair", "image")}
+        write_manifest(work, counts, TRAIN)
+        planned = list(plan_training(chosen, work / "manifest.json", 8))
+    found = {f"{v.kind} {v.verdict} {v.rule}".strip(): v.count for v in verdicts(counts_of(tallies))}
+    return {
+        "occurrences": sum(output.rows for output in annotated),
+        "landing_files": len(files),
+        "shards": len(held),
+        "samples": {kind: int(count.sum()) for kind, count in counts.items()},
+        "steps": steps.done,
+        "seconds": round(sum(step["seconds"] for step in steps.done.values())),
+        "verdicts": found,
+        "decisions_digest": json_digest([tally.notes["decisions"] for tally in tallies]),
+        "shards_digest": json_digest([list(rows) for rows in held.values()]),
+        "plan": planned,
+    }
+
+
+def _tables(store: Store, engine: Engine, task: Any, units: Sequence[Unit]) -> list[Output]:
+    return [receipt.outputs["rows"] for receipt in run_map(store, "tables", engine, task, units)]
 
 
 class Steps:
@@ -154,7 +225,7 @@ def _folder_bytes(folder: Path) -> int:
     for where, _, names in os.walk(folder):
         for name in names:
             try:
-                total += os.stat(f"{where}/{name}").st_blocks * 512
+                total += Path(where, name).stat().st_blocks * 512
             except OSError:
                 continue
     return total

@@ -17,13 +17,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from imglish.digests import sort_rows
-from imglish.records import ANNOTATIONS, ROW_KEYS, pack_json
+from imglish.records import ANNOTATIONS, DOCUMENTS, IMAGES, MEMBERS, ROW_KEYS, pack_json
 from imglish.seeds import U64, below, draw, mix, stream, uniform
 
-PAIRS, PICTURES, IMAGES = 21_000_000, 15_000_000, 14_000_000
+ROWS = {"pair": 21_000_000, "image": 14_000_000}
+PICTURES = 15_000_000
+"""Pictures of the pairs."""
 SHARED = 1_000_000
 """Images that are pictures of pairs too."""
-PAIR_FILE, IMAGE_FILE = 4_000, 1_220
+FILE_ROWS = {"pair": 4_000, "image": 1_220}
 """Rows of a landing file."""
 LOST_SHARE = 0.27
 """URLs that give no picture any more."""
@@ -41,7 +43,7 @@ class File:
 
 def plan_files(scale: float = 1.0) -> list[File]:
     """Every landing file of the corpus, or of a fraction of it."""
-    spans = [("pair", int(PAIRS * scale), PAIR_FILE), ("image", int(IMAGES * scale), IMAGE_FILE)]
+    spans = [(kind, int(rows * scale), FILE_ROWS[kind]) for kind, rows in ROWS.items()]
     places = [(kind, start, min(size, rows - start)) for kind, rows, size in spans for start in range(0, rows, size)]
     return [File(number, *place) for number, place in enumerate(places)]
 
@@ -76,9 +78,7 @@ def annotations(file: File) -> pa.Table:
             "language_score": pa.array(uniform(draw(keys, 5))),
             "captions": _CAPTIONS.take(pa.array(below(draw(keys, 6), len(_CAPTIONS)))),
         }
-    made = [columns.get(field.name, pa.nulls(file.rows, field.type)) for field in ANNOTATIONS]
-    table = pa.table([column.cast(field.type) for column, field in zip(made, ANNOTATIONS, strict=True)], ANNOTATIONS)
-    return sort_rows(table, ROW_KEYS)
+    return sort_rows(_fill(columns, file.rows, ANNOTATIONS), ROW_KEYS)
 
 
 def _ids(pictures: U64, lost: Any) -> pa.Array:
@@ -98,3 +98,42 @@ def _captions() -> pa.Array:
 
 
 _CAPTIONS = _captions()
+
+
+def tokenized(decisions: pa.Table) -> dict[str, pa.Table]:
+    """Members, images and documents as tokenize would make them of a decisions table, with short codes and ids."""
+    used = decisions.filter(pc.is_in(decisions.column("verdict"), pa.array(["keep", "merge"])))
+    images = used.filter(pc.equal(used.column("verdict"), "keep"))
+    merged = pc.equal(used.column("verdict"), "merge")
+    paired = pc.equal(used.column("kind"), "pair")
+    nothing = pa.scalar(None, pa.binary())
+    members = {
+        **{name: used.column(name) for name in ("source", "row", "record_id", "split", "priority")},
+        "kind": used.column("sample_kind"),
+        "merged": merged,
+        "captions": pc.if_else(paired, b'["a photograph of the old bridge in winter light"]', nothing),
+        "caption_ids": pc.if_else(paired, bytes(24), nothing),
+    }
+    pictures = {
+        **{name: images.column(name) for name in ("record_id", "split")},
+        "kind": images.column("sample_kind"),
+        "stored_sha256": _repeat(bytes(32), images),
+        "width": _repeat(341, images),
+        "height": _repeat(256, images),
+        "views": _repeat(bytes(40), images),
+        "codes": _repeat(bytes(16), images),
+    }
+    return {
+        "members": _fill(members, used.num_rows, MEMBERS),
+        "images": _fill(pictures, images.num_rows, IMAGES),
+        "documents": DOCUMENTS.empty_table(),
+    }
+
+
+def _repeat(value: Any, rows: pa.Table) -> pa.Array:
+    return pa.repeat(pa.scalar(value), rows.num_rows)
+
+
+def _fill(columns: dict[str, Any], rows: int, schema: pa.Schema) -> pa.Table:
+    made = [columns[f.name].cast(f.type) if f.name in columns else pa.nulls(rows, f.type) for f in schema]
+    return pa.table(made, schema=schema)

@@ -65,7 +65,7 @@ def pack(
     if not inputs:
         raise StageError("pack: there is no landing file; check that the recipe's sources have rows")
     placement = Placement(recipe.pack.train_shards, recipe.pack.validation_shards, recipe.pack.layout)
-    digested = _digest_rows(store, engine, placement, inputs, progress)
+    digested = digest_inputs(store, engine, placement, inputs, progress)
     held = shard_rows(store, RECEIPTS, engine, placement, digested, progress)
     units = _units(recipe, placement, held, tokenizer_digests)
     found = find_receipts(store, RECEIPTS, "pack", [todo.unit for todo in units.values()])
@@ -86,9 +86,10 @@ def pack(
     return [done[n] for n in sorted(done)]
 
 
-def _digest_rows(
-    store: Store, engine: Engine, placement: Placement, inputs: Sequence[PackInput], progress: Progress | None
+def digest_inputs(
+    store: Store, engine: Engine, placement: Placement, inputs: Sequence[PackInput], progress: Progress | None = None
 ) -> list[Receipt]:
+    """The light pass: receipts of `DigestRows` for every landing file."""
     params = {"train": placement.train, "validation": placement.validation, "layout": placement.layout}
     units = [
         Unit(
