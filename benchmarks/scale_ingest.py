@@ -1,7 +1,7 @@
 """Ingest at web scale, rehearsed on synthetic metadata: lists of URLs, receipts, and 35 million rows.
 
-    python -m benchmarks.scale_ingest rows dask --work FOLDER      # prints its numbers
-    make proof CLAIMS=scale-rows-dask                              # keeps them
+    python -m benchmarks.scale_ingest dask --work FOLDER      # prints its numbers
+    make proof CLAIMS=scale-rows-dask                         # keeps them
 
 Rows go through the real stages (`decide`, `tally`, `select`, `pack-rows`, `pack-units`) on a real engine; only what
 needs payloads is left out: annotations, members and images are made by `benchmarks.scale_rows`. Memory is the sum of
@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,15 @@ from imglish.tokenize.select import select
 
 TRAIN, VALIDATION = 3_072, 28
 """Shards, those of `benchmarks.scale`."""
+STEPS = (
+    "annotations",  # made up
+    "decide",
+    "tally",
+    "select",
+    "tokenized",  # made up
+    "assign",
+    "manifest",
+)
 WORKERS = 2
 MEMORY = "4GB"
 
@@ -106,30 +115,30 @@ class CountShards:
         return commit({}, {}, {kind: count.tolist() for kind, count in counts.items()})
 
 
-def run_rows(work: Path, engine: Engine, scale: float) -> dict[str, Any]:
+def run_rows(work: Path, engine: Engine, scale: float, last: str | None) -> dict[str, Any]:
     """Rows through every stage that reads no payload; seconds and bytes of each."""
     chosen, store = recipe(work), Store(work)
-    steps = Steps(store)
-    with steps("annotations, made up"):
+    steps = Steps(work, last)
+    with steps(STEPS[0]):
         units = [Unit("annotate", 0, vars(file), []) for file in plan_files(scale)]
         annotated = _tables(store, engine, MakeAnnotations(store), units)
-    with steps("decide"):
+    with steps(STEPS[1]):
         decided = decide(store, engine, chosen, annotated)
-    with steps("tally"):
+    with steps(STEPS[2]):
         tallies = run_map(store, "tables", engine, TallyTask(store), tally_units(decided.decisions))
     landing = [Output(f"landing/{n}", f"{n:064x}", 0, output.rows) for n, output in enumerate(annotated)]
     files = [LandingFile(*three) for three in zip(landing, annotated, decided.decisions, strict=True)]
-    with steps("select"):
+    with steps(STEPS[3]):
         select(store, engine, files)
     placement = Placement(chosen.pack.train_shards, chosen.pack.validation_shards, chosen.pack.layout)
-    with steps("members and images, made up"):
+    with steps(STEPS[4]):
         units = [Unit("tokenize", 0, {}, [file.decisions.sha256], file.paths()) for file in files]
         made = run_map(store, "tables", engine, MakeTokenized(store, placement), units)
     inputs = [PackInput(file.landing, **receipt.outputs) for file, receipt in zip(files, made, strict=True)]
-    with steps("shard assignment"):
+    with steps(STEPS[5]):
         digested = digest_inputs(store, engine, placement, inputs)
         held = shard_rows(store, "tables", engine, placement, digested)
-    with steps("manifest and planner"):
+    with steps(STEPS[6]):
         paths = [one.images.path for one in inputs]
         units = [
             Unit("count", 0, {}, paths[n : n + 512], {"images": paths[n : n + 512]}) for n in range(0, len(paths), 512)
@@ -145,7 +154,9 @@ def run_rows(work: Path, engine: Engine, scale: float) -> dict[str, Any]:
         "shards": len(held),
         "samples": {kind: int(count.sum()) for kind, count in counts.items()},
         "steps": steps.done,
-        "seconds": round(sum(step["seconds"] for step in steps.done.values())),
+        "hours": round(sum(step["seconds"] for step in steps.done.values()) / 3600, 2),
+        "peak_memory_megabytes": max(step["peak_memory_megabytes"] for step in steps.done.values()),
+        "peak_scratch_megabytes": max(step["peak_scratch_megabytes"] for step in steps.done.values()),
         "verdicts": found,
         "decisions_digest": json_digest([tally.notes["decisions"] for tally in tallies]),
         "shards_digest": json_digest([list(rows) for rows in held.values()]),
@@ -157,21 +168,39 @@ def _tables(store: Store, engine: Engine, task: Any, units: Sequence[Unit]) -> l
     return [receipt.outputs["rows"] for receipt in run_map(store, "tables", engine, task, units)]
 
 
-class Steps:
-    """Times steps; each also has the bytes that lie in the build folder after it."""
+class EndedError(Exception):
+    """The wanted step is done."""
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.done: dict[str, dict[str, float]] = {}
+
+class Steps:
+    """Times steps and watches each; results lie in `steps.json`, so that a run may end after any step and go on later.
+
+    A step that finds its receipts keeps the result of the run that did the work.
+    """
+
+    def __init__(self, work: Path, last: str | None) -> None:
+        self.work, self.last = work, last
+        self.path = work / "steps.json"
+        self.done: dict[str, dict[str, float]] = json.loads(self.path.read_text()) if self.path.exists() else {}
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        before, began = _folder_bytes(self.store.path()), time.perf_counter()
-        yield
-        seconds = time.perf_counter() - began
-        added = _folder_bytes(self.store.path()) - before
-        self.done[name] = {"seconds": round(seconds, 1), "megabytes_written": round(added / 1e6)}
-        sys.stderr.write(f"{name}: {json.dumps(self.done[name])}\n")
+        if name in self.done:
+            yield
+        else:
+            before, began = _folder_bytes(self.work), time.perf_counter()
+            with Watch(self.work / "scratch") as watch:
+                yield
+            self.done[name] = {
+                "seconds": round(time.perf_counter() - began, 1),
+                "written_megabytes": round((_folder_bytes(self.work) - before) / 1e6),
+                "peak_memory_megabytes": round(watch.memory / 1e6),
+                "peak_scratch_megabytes": round(watch.disk / 1e6),
+            }
+            self.path.write_text(json.dumps(self.done, indent=2))
+            sys.stderr.write(f"{name}: {json.dumps(self.done[name])}\n")
+        if name == self.last:
+            raise EndedError
 
 
 def open_engine(name: str, scratch: Path) -> Any:
@@ -231,26 +260,23 @@ def _folder_bytes(folder: Path) -> int:
     return total
 
 
-def rows_through(engine_name: str, scale: float, work: Path) -> dict[str, Any]:
-    """`run_rows` on a fresh engine, watched."""
+def rows_through(engine_name: str, scale: float, work: Path, last: str | None = None) -> dict[str, Any]:
+    """`run_rows` on a fresh engine; only up to step `last`, and then nothing, when it is given."""
     scratch = work / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
-    with Watch(scratch) as watch, open_engine(engine_name, scratch / "engine") as engine:
-        numbers = run_rows(work, engine, scale)
-    return {
-        **numbers,
-        "peak_memory_megabytes": round(watch.memory / 1e6),
-        "peak_scratch_megabytes": round(watch.disk / 1e6),
-    }
+    with suppress(EndedError), open_engine(engine_name, scratch / "engine") as engine:
+        return run_rows(work, engine, scale, last)
+    return {}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("engine")
-    parser.add_argument("--scale", type=float, default=1.0)
-    parser.add_argument("--work", type=Path)
+    parser.add_argument("engine", choices=("dask", "spark"))
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the corpus")
+    parser.add_argument("--work", type=Path, required=True, help="folder of the build; what is done there is used")
+    parser.add_argument("--last", choices=STEPS, help="end after this step")
     chosen = parser.parse_args()
-    print(json.dumps(rows_through(chosen.engine, chosen.scale, chosen.work), indent=2))
+    print(json.dumps(rows_through(chosen.engine, chosen.scale, chosen.work, chosen.last), indent=2))
 
 
 if __name__ == "__main__":
