@@ -101,8 +101,8 @@ def write_manifest(folder: Path, counts: Mapping[str, Sequence[int]] | None = No
     `counts` are the samples of every shard by kind, drawn when left out; the first `train` shards are the train split.
     """
     shards = len(next(iter(counts.values()))) if counts else TRAIN + VALIDATION
-    rows = [{kind: int(of[n]) for kind, of in counts.items()} if counts else _rows(n) for n in range(shards)]
-    receipts = [_receipt(n, "train" if n < train else "validation", rows[n]) for n in range(shards)]
+    rows = [{kind: int(of[n]) for kind, of in counts.items()} if counts else sample_rows(n) for n in range(shards)]
+    receipts = [pack_receipt(n, "train" if n < train else "validation", rows[n]) for n in range(shards)]
     text = {"digest": "1" * 64, "vocabulary": 64_010, "mask_id": 64_009, "path": "models/text.model"}
     visual = {"digest": "2" * 64, "type": "codebook", "codes": 8192, "size": 224, "patch": 16, "grid": [14, 14]}
     facts: dict[str, Any] = {
@@ -121,14 +121,14 @@ def write_manifest(folder: Path, counts: Mapping[str, Sequence[int]] | None = No
     return path
 
 
-def _rows(number: int) -> dict[str, int]:
+def sample_rows(number: int) -> dict[str, int]:
     """Samples of a shard, within 2 % of the mean, as id ranges give them."""
     bits = stream(0, "scale", number).bits(len(SAMPLES))
     means = np.array(list(SAMPLES.values())) // TRAIN
     return dict(zip(SAMPLES, (means - means // 100 + below(bits, means // 50)).tolist(), strict=True))
 
 
-def _receipt(number: int, split: str, some: Mapping[str, int]) -> Receipt:
+def pack_receipt(number: int, split: str, some: Mapping[str, int]) -> Receipt:
     """Pack's receipt of one shard."""
     rows = {kind: some.get(kind, 0) for kind in SAMPLES}
     counts: dict[str, int] = {**rows, "captions": rows["pair"] * 3 // 2}

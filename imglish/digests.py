@@ -103,12 +103,17 @@ _EXACT = 1 << 53
 
 
 def _spelled_alike(value: Any) -> bool:
-    """Whether the standard library spells a value as RFC 8785 does: no floats, keys in ASCII, no large integers."""
+    """Whether the standard library spells a value as RFC 8785 does: keys in ASCII, no large integers, plain floats.
+
+    Both spell a float by its shortest digits; they part for whole numbers and where Python writes an exponent.
+    """
     kind = type(value)
     if kind is str or kind is bool or value is None:
         return True
     if kind is int:
         return bool(-_EXACT < value < _EXACT)
+    if kind is float:
+        return 1e-4 <= abs(value) < 1e15 and not value.is_integer()
     if kind is dict:
         return all(type(key) is str and key.isascii() for key in value) and all(map(_spelled_alike, value.values()))
     return (kind is list or kind is tuple) and all(map(_spelled_alike, value))
