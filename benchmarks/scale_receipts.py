@@ -79,20 +79,13 @@ class Pretend:
         """Outputs, counts and notes that the stage would give."""
         if unit.stage.startswith("fit-"):
             facts: dict[str, Any] = {"vocabulary": 64_010, "mask_id": 64_009}
-            visual = {
-                "digest": _hex(unit.id),
-                "type": "codebook",
-                "codes": 8192,
-                "size": 224,
-                "patch": 16,
-                "grid": [14, 14],
-            }
-            return {"model": self.output("models", unit.id, 8192)}, {}, facts if unit.stage == "fit-text" else visual
+            if unit.stage == "fit-visual":
+                facts = {"type": "codebook", "codes": 8192, "size": 224, "patch": 16, "grid": [14, 14]}
+            return {"model": self.output("models", unit.id, 8192)}, {}, {**facts, "digest": _hex(unit.id)}
         if unit.stage == "pack-units":
-            shards = TRAIN + VALIDATION
-            table = pa.table(
-                {"shard": range(shards), "rows": [9_000] * shards, "digest": map(_hex, map(str, range(shards)))}
-            )
+            shards = [*range(TRAIN + VALIDATION)]
+            columns = [shards, [9_000] * len(shards), [_hex(str(shard)) for shard in shards]]
+            table = pa.table(columns, names=["shard", "rows", "digest"])
             return {"shards": self.store.put_table("tables/pack-units", table)}, {}, {}
         rows = self.rows[number]
         outputs = {name: self.output(_folder(unit.stage, name), unit.id + name, rows) for name in OUTPUTS[unit.stage]}
