@@ -103,7 +103,8 @@ class Pipeline:
     note: Callable[[str], None] = lambda text: None
     store: Store = field(init=False)
     seconds: dict[str, float] = field(default_factory=dict)
-    landed_bytes: dict[str, int] = field(default_factory=dict)
+    landed: dict[str, list[Receipt]] = field(default_factory=dict)
+    """Receipts of landing by source, once it is done."""
 
     def __post_init__(self) -> None:
         self.store = Store(self.recipe.work)
@@ -149,15 +150,16 @@ class Pipeline:
             manifest = self._manifest(shards, decisions, tallies, models)
         found = verdicts(counts_of(tallies))
         warnings = wipe_outs(found, self.recipe.decide.alarm_share)
+        landed_bytes = {name: counts_of(receipts).get("bytes", 0) for name, receipts in self.landed.items()}
         return BuildResult(
-            manifest, self.store.url(MANIFEST), self.seconds, self.landed_bytes, found, counts_of(shards), warnings
+            manifest, self.store.url(MANIFEST), self.seconds, landed_bytes, found, counts_of(shards), warnings
         )
 
     def _decided(self) -> list[LandingFile]:
         """Landing, annotations and decisions, one file each per landing unit."""
         with self._timed("land"):
             landed = land(self.store, self.engine, self.recipe, self.progress, self.note)
-            self.landed_bytes = {name: counts_of(receipts).get("bytes", 0) for name, receipts in landed.items()}
+            self.landed = landed
             landing = [receipt.outputs["rows"] for receipts in landed.values() for receipt in receipts]
         if not sum(output.rows for output in landing):
             raise SourceError("the sources hold no occurrence at all; check `path` of each [[source]]")

@@ -58,6 +58,10 @@ class SourceConfig(Section):
     """Licence of the source as a whole, carried to the metadata of every sample."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of the reader, checked by it."""
+    expected_rows: Annotated[int | None, RUN] = Field(default=None, ge=0)
+    """How many rows there are about, for `imglish plan` while the files are not here."""
+    expected_bytes: Annotated[int | None, RUN] = Field(default=None, ge=0)
+    """How many bytes their payloads have about, of URLs those that still answer; for `imglish plan`."""
 
 
 class FetchConfig(Section):

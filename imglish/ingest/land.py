@@ -144,9 +144,9 @@ class LandTask:
         part: Part = unit.spec["part"]
         rows = list(reader(source).rows(source, part))
         _refuse_repeats(source, part, rows)
-        landed = [_occurrence(source, row) for row in self._fetched(rows)]
+        landed = [occurrence(source, row) for row in self._fetched(rows)]
         output = store.put_table(FOLDER, landing_table(landed))
-        return commit({"rows": output}, _counts(landed))
+        return commit({"rows": output}, landing_counts(landed))
 
     def _fetched(self, rows: list[Row]) -> list[Row]:
         """The rows with the payloads that were behind URLs, in the same order."""
@@ -181,13 +181,13 @@ def landing_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
     return pa.concat_tables([table(chunk, LANDING) for chunk in chunks])
 
 
-def _counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def landing_counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """occurrences, bytes of payload, and the number of rows of each status as `status/<word>`."""
     statuses = Counter(f"status/{row['status']}" for row in rows)
     return {"occurrences": len(rows), "bytes": sum(row["bytes"] or 0 for row in rows), **dict(sorted(statuses.items()))}
 
 
-def _occurrence(source: SourceConfig, row: Row) -> dict[str, Any]:
+def occurrence(source: SourceConfig, row: Row) -> dict[str, Any]:
     """One row of landing; a payload only where the status is "ok"."""
     row = check_row(source, row)
     facts: dict[str, Any] = {

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,6 @@ from numpy.typing import NDArray
 from imglish.digests import record_halves
 from imglish.records import KINDS, SPLITS, Kind, Split
 
-Column = pa.ChunkedArray | Sequence[str] | Sequence[bytes]
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 
@@ -50,8 +50,8 @@ class Placement:
         places = [(split, kind, i) for split in SPLITS for kind in kinds for i in range(self._of(split))]
         return [Slot(n, split, kind, i, self._of(split)) for n, (split, kind, i) in enumerate(places)]
 
-    def ordinals(self, splits: Column, kinds: Column, record_ids: Column) -> NDArray[np.int32]:
-        """The shard of every record, int32 [n]; the columns are Arrow's or sequences of str, str and bytes."""
+    def ordinals(self, splits: Sequence[str], kinds: Sequence[str], record_ids: Sequence[bytes]) -> NDArray[np.int32]:
+        """The shard of every record, int32 [n]; the columns may be Arrow's."""
         sizes = np.array([self._of(split) for split in SPLITS], dtype=np.uint64)
         split, kind = _numbers(splits, SPLITS), _numbers(kinds, KINDS)
         kinds_apart = len(KINDS) if self.layout == "by-kind" else 1
@@ -72,17 +72,17 @@ class Placement:
         return self.train if split == "train" else self.validation
 
 
-def share_of(record_ids: Column, of: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def share_of(record_ids: Sequence[bytes], of: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """floor(id_hi64 * of / 2**64) without 128-bit integers; `of` below 2**32; ids big-endian."""
     high, _ = record_halves(_column(record_ids, pa.binary()))
     return np.asarray(((high >> _HALF) * of + ((high & _LOW) * of >> _HALF)) >> _HALF)
 
 
-def _numbers(names: Column, of: Sequence[str]) -> NDArray[np.int64]:
+def _numbers(names: Sequence[str], of: Sequence[str]) -> NDArray[np.int64]:
     """The place of every name in `of`."""
     found = pc.index_in(_column(names, pa.string()), value_set=pa.array(of, pa.string()))
     return np.asarray(found.to_numpy(), dtype=np.int64)
 
 
-def _column(values: Column, kind: pa.DataType) -> pa.ChunkedArray:
+def _column(values: Sequence[Any], kind: pa.DataType) -> pa.ChunkedArray:
     return values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([pa.array(values, kind)])
