@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from imglish.ingest.decide import BUCKET_ROWS, PIECE_ROWS
 from imglish.recipe import Recipe
 from imglish.records import ANNOTATIONS, DECISIONS, DOCUMENTS, EVIDENCE, IMAGES, LANDING, MEMBERS, Kind
 from imglish.shards.metadata import METADATA
@@ -26,7 +27,7 @@ from imglish.storage import write_parquet
 
 MANY_ROWS = 100_000
 """Rows from which receipts of stages without payloads say how fast these are."""
-_PIECE_ROWS, _BUCKET_ROWS, _UNIT_ROWS = 250_000, 500_000, 16_000_000  # of decide and pack-units
+_UNIT_ROWS = 16_000_000  # of pack-units
 _PAIR_MEMBERS, _IMAGE_MEMBERS = 5, 3
 _TAR_MEMBER = 512 + 256  # header, and half a block of padding
 
@@ -174,8 +175,8 @@ class _Estimate:
                 _bytes(rows * rate("annotate B/row") + units * _footer(ANNOTATIONS)),
                 origin=self._origin("annotate s/image", "annotate s/byte"),
             ),
-            self._grouped("resolve", -(-rows // _BUCKET_ROWS), 0),
-            self._grouped("decide", -(-rows // _PIECE_ROWS), units * _footer(DECISIONS) + _footer(EVIDENCE)),
+            self._grouped("resolve", -(-rows // BUCKET_ROWS), 0),
+            self._grouped("decide", -(-rows // PIECE_ROWS), units * _footer(DECISIONS) + _footer(EVIDENCE)),
             Stage("tally", units, rows * rate("tally s/row"), origin=self._origin("tally s/row")),
             Stage("select", units, rows * rate("select s/row"), origin=self._origin("select s/row")),
             Stage(

@@ -287,8 +287,8 @@ def _amount(recipe: Recipe, source: SourceConfig, walked: _Walk, extent: Extent 
     units = land_units(recipe, source) if here else []
     if receipts:
         counts, more = counts_of(receipts), max(1.0, len(units) / len(receipts))
-        landed = (round(counts[name] * more) for name in ("occurrences", "bytes"))
-        return amount(len(units) or len(receipts), *landed, "landed")
+        landed = [round(counts[name] * more) for name in ("occurrences", "bytes")]
+        return amount(len(units) or len(receipts), landed[0], landed[1], "landed")
     if extent is not None:
         return amount(extent.units, extent.rows, extent.bytes, "sample")
     told, size = told_rows([unit.spec["part"] for unit in units]) or source.expected_rows, source.expected_bytes

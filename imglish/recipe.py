@@ -127,7 +127,7 @@ class DecideConfig(Section):
     alarm_share: Annotated[float, RUN] = Field(default=0.9, gt=0, le=1)
     """A rule that drops more than this share of a source is shouted about."""
     buckets: Annotated[int | None, RUN] = Field(default=None, gt=0)
-    """Buckets of the grouping by record; None makes one for every 500,000 occurrences, about 120 MB."""
+    """Buckets of the grouping by record; None makes one for every 150,000 occurrences, about 25 MB."""
 
 
 class StoredConfig(Section):

@@ -39,10 +39,13 @@ from imglish.storage import Output, Store
 
 VERSION = 2
 FOLDER = "tables"
-PIECE_ROWS = 250_000
-"""Rows loaded at once, and rows of the landing files that are written together; about 60 MB."""
-BUCKET_ROWS = 500_000
-"""Rows of a bucket of records, when the recipe does not give their number; about 120 MB."""
+PIECE_ROWS = 150_000
+"""Rows loaded at once, and rows of the landing files that are written together; about 25 MB."""
+BUCKET_ROWS = 150_000
+"""Rows of a bucket of records, when the recipe does not give their number; about 25 MB.
+
+Dask puts buckets into partitions by a hash, so that one of several hundred gets six of them: with 500,000 rows a
+bucket, a worker of 4 GB died of it at 35 million rows (docs/logbook.md)."""
 
 
 class Decided(NamedTuple):
