@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,14 @@ from hypothesis import strategies as st
 
 from imglish.digests import record_id, table_digest
 from imglish.ingest.annotate import count_words, detect_language
-from imglish.ingest.decide import resolve
+from imglish.ingest.decide import decide, resolve
 from imglish.ingest.judge import evidence_rows, judge
 from imglish.ingest.rules import RULES
 from imglish.ingest.tally import Verdicts, verdicts, wipe_outs
 from imglish.recipe import Recipe, make_recipe
 from imglish.records import ANNOTATIONS, pack_json, table, unpack_json
+from imglish.sample import InlineEngine
+from imglish.storage import Store
 
 
 def recipe(**decide: Any) -> Recipe:
@@ -214,3 +217,38 @@ def test_decisions_have_a_digest_that_sees_every_verdict() -> None:
     one = resolve(judge(table([pair("1"), pair("2")], ANNOTATIONS), chosen, 0, 4), chosen)
     two = one.set_column(one.column_names.index("verdict"), "verdict", pa.array(["keep", "keep"]))
     assert table_digest(one, ["source", "row"]) != table_digest(two, ["source", "row"])
+
+
+@pytest.mark.parametrize("span", [1, 5, 1000])
+def test_every_annotations_file_gets_decisions_row_by_row_however_files_are_grouped(
+    span: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imglish.ingest.decide.PIECE_ROWS", span)
+    monkeypatch.setattr("imglish.ingest.decide.BUCKET_ROWS", 2 * span)
+    store = Store(tmp_path)
+    files = [
+        [pair(f"{n}", content=str(n)) for n in range(4)],
+        [],
+        [image(f"{n}", content=str(n), width=10 + 90 * (n % 2)) for n in range(3)],
+        [prose("1", words=10), prose("2")],
+    ]
+    annotated = [store.put_table("tables/annotate", table(rows, ANNOTATIONS)) for rows in files]
+    found = decide(store, InlineEngine(), recipe(), annotated)
+    rows = [store.read_table(output.path).to_pylist() for output in found.decisions]
+    assert [[row["row"] for row in part] for part in rows] == [[row["row"] for row in part] for part in files]
+    assert [[row["verdict"] for row in part] for part in rows] == [
+        ["keep"] * 4,
+        [],
+        ["drop", "merge", "drop"],
+        ["drop", "keep"],
+    ]
+    evidence = [row for output in found.evidence for row in store.read_table(output.path).to_pylist()]
+    assert [(row["source"], row["row"], row["rule"]) for row in evidence] == [
+        ("photos", "0", "image_size@1"),
+        ("photos", "1", "exact_duplicate@1"),
+        ("photos", "2", "image_size@1"),
+        ("prose", "1", "text_length@1"),
+    ]
+    again = InlineEngine()
+    assert decide(store, again, recipe(), annotated) == found
+    assert not again.receipts
