@@ -199,6 +199,48 @@ def scale_rows_spark() -> Numbers:
     return scale_ingest.scale_rows("spark", WORK / "rows-spark")
 
 
+def same_bytes_dask() -> Numbers:
+    """One landing of 8,900 records under Dask, 1, 2 and 4 workers of this machine, disk and S3: one manifest."""
+    from benchmarks import proof_engines
+
+    return proof_engines.embedded("dask")
+
+
+def same_bytes_spark() -> Numbers:
+    """The same landing under Spark, local[1], [2] and [4], disk and S3: the same manifest."""
+    from benchmarks import proof_engines
+
+    return proof_engines.embedded("spark")
+
+
+def same_bytes_dask_cluster() -> Numbers:
+    """The same landing on a Dask scheduler with 1, 2 and 4 workers as processes, disk and S3: the same manifest."""
+    from benchmarks import proof_engines
+
+    return proof_engines.clustered("dask")
+
+
+def same_bytes_spark_cluster() -> Numbers:
+    """The same landing submitted with the wheel to a Spark master, 1, 2 and 4 cores, disk and S3: the same manifest."""
+    from benchmarks import proof_engines
+
+    return proof_engines.clustered("spark")
+
+
+def same_bytes_dask_killed() -> Numbers:
+    """A Dask worker, then the driver are killed with SIGKILL in the middle; the rerun ends with the same bytes."""
+    from benchmarks import proof_engines
+
+    return proof_engines.killed("dask")
+
+
+def same_bytes_spark_killed() -> Numbers:
+    """A Spark executor, then the driver are killed with SIGKILL in the middle; the rerun ends with the same bytes."""
+    from benchmarks import proof_engines
+
+    return proof_engines.killed("spark")
+
+
 CLAIMS: dict[str, Claim] = {
     "second-build": second_build,
     "rebuild": rebuild,
@@ -211,10 +253,21 @@ CLAIMS: dict[str, Claim] = {
     "scale-receipts": scale_receipts,
     "scale-rows-dask": scale_rows_dask,
     "scale-rows-spark": scale_rows_spark,
+    "same-bytes-dask": same_bytes_dask,
+    "same-bytes-spark": same_bytes_spark,
+    "same-bytes-dask-cluster": same_bytes_dask_cluster,
+    "same-bytes-spark-cluster": same_bytes_spark_cluster,
+    "same-bytes-dask-killed": same_bytes_dask_killed,
+    "same-bytes-spark-killed": same_bytes_spark_killed,
     "fresh-demo": fresh_demo,
     "fresh-test": fresh_test,
 }
-WITHOUT_DEMO = {"byte-sweep", "fresh-demo", "fresh-test", *(name for name in CLAIMS if name.startswith("scale-"))}
+WITHOUT_DEMO = (
+    "byte-sweep",
+    "fresh-demo",
+    "fresh-test",
+    *(n for n in CLAIMS if n.startswith(("scale-", "same-bytes"))),
+)
 """Claims that need no demo corpus."""
 
 

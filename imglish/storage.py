@@ -109,7 +109,8 @@ class Store:
                     found[path] = Path(self.url(path)).read_bytes()
             return found
         urls = {self._fs()._strip_protocol(self.url(path)): path for path in paths}
-        got = self._fs().cat(list(urls), on_error="omit") if urls else {}
+        with self._reaching(paths[0] if paths else ""):
+            got = self._fs().cat(list(urls), on_error="omit") if urls else {}
         return {urls[url]: bytes(data) for url, data in got.items()}
 
     def mark_read(self, paths: Iterable[str]) -> None:
@@ -122,7 +123,8 @@ class Store:
         fs = self._fs()
         fs.invalidate_cache(self.url(folder))
         try:
-            found = fs.ls(self.url(folder), detail=True)
+            with self._reaching(folder):
+                found = fs.ls(self.url(folder), detail=True)
         except FileNotFoundError:
             return {}
         return {

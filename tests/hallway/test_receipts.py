@@ -1,4 +1,4 @@
-"""Receipts are found by listing, on any store; what is lost or torn counts for nothing; the index may go at any time."""
+"""Receipts are found by listing, on any store; what is lost or torn counts for nothing; the index may go."""
 
 from __future__ import annotations
 
