@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +95,14 @@ print((peak - before) / 1e6)
 """
 
 
-def write_manifest(folder: Path) -> Path:
-    """A manifest as pack would make it, its digests valid; the shards that it names do not exist."""
-    receipts = [_receipt(number, "train") for number in range(TRAIN)]
-    receipts += [_receipt(TRAIN + number, "validation") for number in range(VALIDATION)]
+def write_manifest(folder: Path, counts: Mapping[str, Sequence[int]] | None = None, train: int = TRAIN) -> Path:
+    """A manifest as pack would make it, its digests valid; the shards that it names do not exist.
+
+    `counts` are the samples of every shard by kind, drawn when left out; the first `train` shards are the train split.
+    """
+    shards = len(next(iter(counts.values()))) if counts else TRAIN + VALIDATION
+    rows = [{kind: int(of[n]) for kind, of in counts.items()} if counts else sample_rows(n) for n in range(shards)]
+    receipts = [pack_receipt(n, "train" if n < train else "validation", rows[n]) for n in range(shards)]
     text = {"digest": "1" * 64, "vocabulary": 64_010, "mask_id": 64_009, "path": "models/text.model"}
     visual = {"digest": "2" * 64, "type": "codebook", "codes": 8192, "size": 224, "patch": 16, "grid": [14, 14]}
     facts: dict[str, Any] = {
@@ -117,11 +121,16 @@ def write_manifest(folder: Path) -> Path:
     return path
 
 
-def _receipt(number: int, split: str) -> Receipt:
-    """Pack's receipt of one shard, its rows within 2 % of the mean, as id ranges give them."""
+def sample_rows(number: int) -> dict[str, int]:
+    """Samples of a shard, within 2 % of the mean, as id ranges give them."""
     bits = stream(0, "scale", number).bits(len(SAMPLES))
     means = np.array(list(SAMPLES.values())) // TRAIN
-    rows = dict(zip(SAMPLES, (means - means // 100 + below(bits, means // 50)).tolist(), strict=True))
+    return dict(zip(SAMPLES, (means - means // 100 + below(bits, means // 50)).tolist(), strict=True))
+
+
+def pack_receipt(number: int, split: str, some: Mapping[str, int]) -> Receipt:
+    """Pack's receipt of one shard."""
+    rows = {kind: some.get(kind, 0) for kind in SAMPLES}
     counts: dict[str, int] = {**rows, "captions": rows["pair"] * 3 // 2}
     sections, size = _sections(rows)
     digest = hashlib.sha256(str(number).encode()).hexdigest()

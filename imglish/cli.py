@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 
 from imglish.engines import on_engine, open_engine
 from imglish.errors import ImglishError
@@ -102,18 +103,37 @@ def plan(
     train: Annotated[bool, typer.Option("--train", help="The training run instead of the build.")] = False,
     manifest: Annotated[str | None, typer.Option(help="With --train: corpus; the recipe's own by default.")] = None,
     world_size: Annotated[int, typer.Option(min=1, help="With --train: number of ranks.")] = 1,
+    workers: Workers = None,
+    price: Annotated[float, typer.Option(min=0, help="Of one worker for an hour.")] = 0.04,
+    download: Annotated[float, typer.Option(min=0.001, help="MB/s that all workers together may fetch.")] = 100.0,
+    sample: Annotated[bool, typer.Option(help="Read and build a little of the sources that are here.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything as one JSON object.")] = False,
 ) -> None:
-    """Say what is done, what is to do, and how many shards the corpus should have; change nothing.
+    """Say what a build takes by stage (units, requests, bytes, hours, cost), and what of it is done; change nothing.
 
-    With --train: what the recipe's run will read from a corpus, what it has to cache, and how well it is shuffled.
+    Works before anything is here: a source then counts as its expected_rows and expected_bytes say. With --train: what
+    the recipe's run will read from a corpus, what it has to cache, and how well it is shuffled.
     """
     from imglish import plan as planner
 
     if not train and (manifest is not None or world_size != 1):
         raise typer.BadParameter("--manifest and --world-size belong to --train; add it")
     chosen = load_recipe(recipe, overrides or ())
-    for line in planner.plan_training(chosen, manifest, world_size) if train else planner.plan(chosen):
-        typer.echo(line)
+    if train:
+        for line in planner.plan_training(chosen, manifest, world_size):
+            typer.echo(line)
+        return
+    made = planner.plan(chosen, planner.Terms(workers, price, download, sample))
+    if as_json:
+        typer.echo(json.dumps(made.to_json(), ensure_ascii=False))
+        return
+    console = Console()
+    if not console.is_terminal:
+        for line in made.lines():
+            typer.echo(line)
+        return
+    for text in (*made.sources(), made.table(), *made.notes()):
+        console.print(text, markup=False, highlight=False) if isinstance(text, str) else console.print(text)
 
 
 @app.command()

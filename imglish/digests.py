@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import rfc8785
+from numpy.typing import NDArray
 
 
 def record_id(content: str, payload: bytes) -> bytes:
@@ -61,8 +62,19 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def table_digest(table: pa.Table, keys: Sequence[str]) -> str:
-    """SHA-256 (hex) of a flat table's values in the order of `keys`.
+def record_halves(ids: pa.ChunkedArray) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """High and low 64 bits, big-endian, of a column of record ids, uint64 [n] each; zero for a null.
+
+    (high, low) sorts like the ids. Raises ValueError for an id that is not 16 bytes long.
+    """
+    fixed = pc.fill_null(ids.cast(pa.binary(16)), bytes(16)).combine_chunks()
+    data = fixed.buffers()[1] if len(fixed) else b""
+    halves = np.frombuffer(data, ">u8")[2 * fixed.offset :][: 2 * len(fixed)].reshape(-1, 2).astype(np.uint64)
+    return halves[:, 0], halves[:, 1]
+
+
+def table_digest(table: pa.Table, keys: Sequence[str] = ()) -> str:
+    """SHA-256 (hex) of a flat table's values in the order of `keys`, or as they stand when there are none.
 
     Columns enter in name order as (name, type, one validity byte a row, values); fixed-width values
     are little-endian with nulls as zero, strings and binaries are int64 lengths then the bytes.
@@ -79,7 +91,7 @@ def table_digest(table: pa.Table, keys: Sequence[str]) -> str:
 
 def sort_rows(table: pa.Table, keys: Sequence[str]) -> pa.Table:
     """The table in ascending order of `keys`, byte order for strings."""
-    if table.num_rows < 2:
+    if table.num_rows < 2 or not keys:
         return table
     return table.take(pc.sort_indices(table, sort_keys=[(key, "ascending") for key in keys]))
 
@@ -91,12 +103,17 @@ _EXACT = 1 << 53
 
 
 def _spelled_alike(value: Any) -> bool:
-    """Whether the standard library spells a value as RFC 8785 does: no floats, keys in ASCII, no large integers."""
+    """Whether the standard library spells a value as RFC 8785 does: keys in ASCII, no large integers, plain floats.
+
+    Both spell a float by its shortest digits; they part for whole numbers and where Python writes an exponent.
+    """
     kind = type(value)
     if kind is str or kind is bool or value is None:
         return True
     if kind is int:
         return bool(-_EXACT < value < _EXACT)
+    if kind is float:
+        return 1e-4 <= abs(value) < 1e15 and not value.is_integer()
     if kind is dict:
         return all(type(key) is str and key.isascii() for key in value) and all(map(_spelled_alike, value.values()))
     return (kind is list or kind is tuple) and all(map(_spelled_alike, value))

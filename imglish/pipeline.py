@@ -15,7 +15,7 @@ import fcntl
 import importlib.metadata
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +35,7 @@ from imglish.stages import Engine, Progress, Receipt, Reduce, Task, Unit, counts
 from imglish.storage import Output, Store
 from imglish.tokenize.fit import FitText, FitVisual, text_fit_unit, visual_fit_unit
 from imglish.tokenize.rows import LandingFile
+from imglish.tokenize.select import Selected, select
 from imglish.tokenize.tasks import TokenizeText, TokenizeVisual, text_units, visual_units
 from imglish.versions import BYTES_LIBRARIES
 
@@ -75,6 +76,9 @@ class WatchedStore(Store):
         self.seen.add(path)
         return super().read(path)
 
+    def mark_read(self, paths: Iterable[str]) -> None:
+        self.seen.update(paths)
+
 
 @dataclass
 class BuildResult:
@@ -99,7 +103,8 @@ class Pipeline:
     note: Callable[[str], None] = lambda text: None
     store: Store = field(init=False)
     seconds: dict[str, float] = field(default_factory=dict)
-    landed_bytes: dict[str, int] = field(default_factory=dict)
+    landed: dict[str, list[Receipt]] = field(default_factory=dict)
+    """Receipts of landing by source, once it is done."""
 
     def __post_init__(self) -> None:
         self.store = Store(self.recipe.work)
@@ -122,7 +127,7 @@ class Pipeline:
     def fit(self, names: Sequence[str]) -> dict[str, Any]:
         """Fit tokenizers anew on the corpus as decided now, and write the lock; `names` from "text", "visual"."""
         with exclusive(self.store):
-            files = self._decided()
+            files = self._selected(self._decided())
             lock = read_lock(self.store)
             for name in names:
                 lock.pop(self._fits(files)[name].key, None)
@@ -135,8 +140,9 @@ class Pipeline:
         with self._timed("tally"):
             task = TallyTask(self.store)
             tallies = run_map(self.store, TABLES, self.engine, task, tally_units(decisions), self.progress)
-        models = self._fitted(files)
-        inputs = self._tokenized(files, models)
+        selected = self._selected(files)
+        models = self._fitted(selected)
+        inputs = self._tokenized(selected, models)
         with self._timed("pack"):
             digests = {name: model["digest"] for name, model in models.items()}
             shards = pack(self.store, self.engine, self.recipe, inputs, digests, self.progress)
@@ -144,15 +150,16 @@ class Pipeline:
             manifest = self._manifest(shards, decisions, tallies, models)
         found = verdicts(counts_of(tallies))
         warnings = wipe_outs(found, self.recipe.decide.alarm_share)
+        landed_bytes = {name: counts_of(receipts).get("bytes", 0) for name, receipts in self.landed.items()}
         return BuildResult(
-            manifest, self.store.url(MANIFEST), self.seconds, self.landed_bytes, found, counts_of(shards), warnings
+            manifest, self.store.url(MANIFEST), self.seconds, landed_bytes, found, counts_of(shards), warnings
         )
 
     def _decided(self) -> list[LandingFile]:
         """Landing, annotations and decisions, one file each per landing unit."""
         with self._timed("land"):
             landed = land(self.store, self.engine, self.recipe, self.progress, self.note)
-            self.landed_bytes = {name: counts_of(receipts).get("bytes", 0) for name, receipts in landed.items()}
+            self.landed = landed
             landing = [receipt.outputs["rows"] for receipts in landed.values() for receipt in receipts]
         if not sum(output.rows for output in landing):
             raise SourceError("the sources hold no occurrence at all; check `path` of each [[source]]")
@@ -163,23 +170,27 @@ class Pipeline:
             annotations = [receipt.outputs["rows"] for receipt in annotated]
         with self._timed("decide"):
             decided = decide(self.store, self.engine, self.recipe, annotations, self.progress)
-        return [LandingFile(*files) for files in zip(landing, annotations, [d for d, _ in decided], strict=True)]
+        return [LandingFile(*files) for files in zip(landing, annotations, decided.decisions, strict=True)]
 
-    def _fits(self, files: Sequence[LandingFile]) -> dict[str, _Fit]:
+    def _selected(self, files: Sequence[LandingFile]) -> list[Selected]:
+        with self._timed("select"):
+            return select(self.store, self.engine, files, self.progress)
+
+    def _fits(self, files: Sequence[Selected]) -> dict[str, _Fit]:
         recipe, store, tokenize = self.recipe, self.store, self.recipe.tokenize
         text = {"text": content_fields(tokenize.text), "seed": recipe.seed}
         visual = {name: content_fields(getattr(tokenize, name)) for name in ("visual", "stored", "views")}
         return {
-            "text": _Fit("text", text, FitText(store), lambda: text_fit_unit(recipe, store, files)),
+            "text": _Fit("text", text, FitText(store), lambda: text_fit_unit(recipe, files)),
             "visual": _Fit(
                 "visual",
                 visual | {"seed": recipe.seed},
                 FitVisual(store),
-                lambda: visual_fit_unit(recipe, store, files),
+                lambda: visual_fit_unit(recipe, files),
             ),
         }
 
-    def _fitted(self, files: Sequence[LandingFile]) -> dict[str, dict[str, Any]]:
+    def _fitted(self, files: Sequence[Selected]) -> dict[str, dict[str, Any]]:
         """Notes of the tokenizers that the lock names; what it lacks is fitted and written to it."""
         models: dict[str, dict[str, Any]] = {}
         for name, fit in self._fits(files).items():
@@ -207,18 +218,18 @@ class Pipeline:
             )
         return found
 
-    def _tokenized(self, files: Sequence[LandingFile], models: Mapping[str, Mapping[str, Any]]) -> list[PackInput]:
+    def _tokenized(self, files: Sequence[Selected], models: Mapping[str, Mapping[str, Any]]) -> list[PackInput]:
         store, recipe = self.store, self.recipe
         with self._timed("tokenize-text"):
-            units = text_units(recipe, store, files, models["text"])
+            units = text_units(recipe, files, models["text"])
             texts = run_map(store, TABLES, self.engine, TokenizeText(store), units, self.progress)
         with self._timed("tokenize-visual"):
-            units = visual_units(recipe, store, files, models["visual"])
+            units = visual_units(recipe, files, models["visual"])
             pictures = run_map(store, TABLES, self.engine, TokenizeVisual(store), units, self.progress)
             _refuse_mixed_platforms(recipe, pictures)
         return [
             PackInput(file.landing, text.outputs["members"], text.outputs["documents"], picture.outputs["images"])
-            for file, text, picture in zip(files, texts, pictures, strict=True)
+            for (file, _), text, picture in zip(files, texts, pictures, strict=True)
         ]
 
     def _manifest(

@@ -58,6 +58,10 @@ class SourceConfig(Section):
     """Licence of the source as a whole, carried to the metadata of every sample."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of the reader, checked by it."""
+    expected_rows: Annotated[int | None, RUN] = Field(default=None, ge=0)
+    """How many rows there are about, for `imglish plan` while the files are not here."""
+    expected_bytes: Annotated[int | None, RUN] = Field(default=None, ge=0)
+    """How many bytes their payloads have about, of URLs those that still answer; for `imglish plan`."""
 
 
 class FetchConfig(Section):
@@ -122,8 +126,8 @@ class DecideConfig(Section):
     """Whether an image source's picture that also has captions stays in the image stream ("both") or not."""
     alarm_share: Annotated[float, RUN] = Field(default=0.9, gt=0, le=1)
     """A rule that drops more than this share of a source is shouted about."""
-    buckets: Annotated[int, RUN] = Field(default=4, gt=0)
-    """Buckets of the grouping by record; about 256 MB of rows each."""
+    buckets: Annotated[int | None, RUN] = Field(default=None, gt=0)
+    """Buckets of the grouping by record; None makes one for every 150,000 occurrences, about 25 MB."""
 
 
 class StoredConfig(Section):

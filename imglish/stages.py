@@ -7,26 +7,45 @@ So a receipt that exists is a unit that is done, whoever did it and however ofte
 
     receipts = run_map(store, engine, task, units)      # only units without a receipt are run
 
-Receipts live at `<folder>/receipts/<stage>/<unit id>.json`. What a run was like (host, seconds, engine)
-goes into `run`, which no digest covers.
+How receipts are kept and found is `imglish.receipts`. What a run was like (host, seconds, engine) goes into
+their `run`, which no digest covers.
 """
 
 from __future__ import annotations
 
-import json
 import platform
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
 
-from imglish.digests import canonical_json, json_digest
+from imglish.digests import json_digest
+from imglish.receipts import Receipt, find_receipt, find_receipts, receipt_path
 from imglish.storage import Output, Store
+
+__all__ = [
+    "Commit",
+    "Engine",
+    "Load",
+    "Progress",
+    "Receipt",
+    "Reduce",
+    "Task",
+    "Unit",
+    "counts_of",
+    "find_receipt",
+    "find_receipts",
+    "numeric_platform",
+    "run_facts",
+    "run_group",
+    "run_map",
+]
 
 Progress = Callable[[str, int, int], None]
 """progress(stage, done, total), called after every finished unit."""
@@ -46,34 +65,11 @@ class Unit:
     inputs: Sequence[str]
     spec: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def id(self) -> str:
         """32 hex digits."""
         content = {"stage": self.stage, "version": self.version, "params": dict(self.params)}
         return json_digest({**content, "inputs": list(self.inputs)})[:32]
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """The durable result of a unit: outputs by name, integer counts, facts about the run."""
-
-    unit: str
-    stage: str
-    outputs: Mapping[str, Output]
-    counts: Mapping[str, int]
-    notes: Mapping[str, Any] = field(default_factory=dict)
-    run: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> bytes:
-        outputs = {name: output.to_json() for name, output in self.outputs.items()}
-        facts = {"unit": self.unit, "stage": self.stage, "outputs": outputs, "counts": dict(self.counts)}
-        return canonical_json({**facts, "notes": dict(self.notes), "run": dict(self.run)})
-
-    @classmethod
-    def from_json(cls, data: bytes) -> Receipt:
-        facts = json.loads(data)
-        outputs = {name: Output(**output) for name, output in facts["outputs"].items()}
-        return cls(facts["unit"], facts["stage"], outputs, facts["counts"], facts["notes"], facts["run"])
 
 
 class Task(Protocol):
@@ -114,10 +110,6 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
-def receipt_path(folder: str, stage: str, unit: str) -> str:
-    return f"{folder}/receipts/{stage}/{unit}.json"
-
-
 class Commit:
     """Times a unit and writes its receipt.
 
@@ -143,16 +135,6 @@ class Commit:
         return receipt
 
 
-def find_receipt(store: Store, folder: str, stage: str, unit: str) -> Receipt | None:
-    """The receipt of a finished unit, or None when it is missing or one of its outputs is."""
-    path = receipt_path(folder, stage, unit)
-    if not store.exists(path):
-        return None
-    receipt = Receipt.from_json(store.read(path))
-    whole = all(store.size(output.path) == output.bytes for output in receipt.outputs.values())
-    return receipt if whole and receipt.unit == unit else None
-
-
 def run_map(
     store: Store,
     folder: str,
@@ -162,14 +144,18 @@ def run_map(
     progress: Progress | None = None,
 ) -> list[Receipt]:
     """Run the units that have no receipt yet; the receipts of all units, in their order."""
-    done = {unit.id: find_receipt(store, folder, unit.stage, unit.id) for unit in units}
-    todo = [unit for unit in units if done[unit.id] is None]
-    _advance(progress, units, len(units) - len(todo))
-    if todo:
-        for receipt in engine.map(task, todo):
+    done: dict[str, Receipt] = {}
+    for stage in dict.fromkeys(unit.stage for unit in units):
+        done |= find_receipts(store, folder, stage, [unit.id for unit in units if unit.stage == stage])
+    left = Counter(unit.id for unit in units if unit.id not in done)
+    finished = len(units) - left.total()
+    _advance(progress, units, finished)
+    if left:
+        for receipt in engine.map(task, list({unit.id: unit for unit in units if unit.id in left}.values())):
             done[receipt.unit] = receipt
-            _advance(progress, units, sum(found is not None for found in done.values()))
-    return [found for unit in units if (found := done[unit.id]) is not None]
+            finished += left.pop(receipt.unit, 0)
+            _advance(progress, units, finished)
+    return [done[unit.id] for unit in units if unit.id in done]
 
 
 def run_group(

@@ -22,11 +22,11 @@ import io
 import os
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import fsspec
 import pyarrow as pa
@@ -54,6 +54,13 @@ class Output:
 
     def to_json(self) -> dict[str, str | int]:
         return {"path": self.path, "sha256": self.sha256, "bytes": self.bytes, "rows": self.rows}
+
+
+class Listed(NamedTuple):
+    """A file in a listing; `stamp` changes when the file is written again."""
+
+    size: int
+    stamp: str
 
 
 class Store:
@@ -92,6 +99,39 @@ class Store:
                 return bytes(self._fs().cat_file(self.url(path)))
         except FileNotFoundError:
             raise StorageError(f"{self.url(path)} is missing; run 'imglish build' to make it again") from None
+
+    def read_many(self, paths: Sequence[str]) -> dict[str, bytes]:
+        """Whole files by path, those that exist; an object store is asked for many at once."""
+        if self.local:
+            found = {}
+            for path in paths:
+                with suppress(FileNotFoundError):
+                    found[path] = Path(self.url(path)).read_bytes()
+            return found
+        urls = {self._fs()._strip_protocol(self.url(path)): path for path in paths}
+        with self._reaching(paths[0] if paths else ""):
+            got = self._fs().cat(list(urls), on_error="omit") if urls else {}
+        return {urls[url]: bytes(data) for url, data in got.items()}
+
+    def mark_read(self, paths: Iterable[str]) -> None:
+        """Told of files whose content was used without `read`; for stores that keep account."""
+
+    def listing(self, folder: str) -> dict[str, Listed]:
+        """Size and stamp of every file directly in a folder, by name; nothing when the folder is missing."""
+        if self.local:
+            return _scan(self.url(folder))
+        fs = self._fs()
+        fs.invalidate_cache(self.url(folder))
+        try:
+            with self._reaching(folder):
+                found = fs.ls(self.url(folder), detail=True)
+        except FileNotFoundError:
+            return {}
+        return {
+            str(info["name"]).rpartition("/")[2]: Listed(int(info["size"] or 0), _stamp(info))
+            for info in found
+            if info["type"] == "file"
+        }
 
     def open(self, path: str) -> BinaryIO:
         """A file opened for reading at any offset."""
@@ -261,3 +301,23 @@ def write_parquet(table: pa.Table, file: BinaryIO) -> None:
     row_bytes = max(1, table.nbytes // max(1, table.num_rows))
     rows = max(1, min(1 << 20, PARQUET_ROW_GROUP_BYTES // row_bytes))
     pq.write_table(table, file, row_group_size=rows, compression="zstd", compression_level=3)
+
+
+def _scan(folder: str) -> dict[str, Listed]:
+    """`Store.listing` on a local disk."""
+    found = {}
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_file():
+                    facts = entry.stat()
+                    found[entry.name] = Listed(facts.st_size, f"{facts.st_size} {facts.st_mtime_ns} {facts.st_ino}")
+    except FileNotFoundError:
+        return {}
+    return found
+
+
+def _stamp(info: Mapping[str, Any]) -> str:
+    """Size with the etag or time that a file system reports."""
+    keys = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
+    return f"{info['size']} {next((info[key] for key in keys if info.get(key) is not None), '')}"

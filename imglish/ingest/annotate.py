@@ -52,8 +52,14 @@ class AnnotateTask:
         for batch in self.store.read_batches(unit.spec["landing"], _BATCH_ROWS):
             rows += [_annotate(row, unit.spec["max_pixels"]) for row in batch.to_pylist()]
         output = self.store.put_table(f"{FOLDER}/{STAGE}", table(rows, ANNOTATIONS))
-        unreadable = sum(row["status"] != "ok" for row in rows)
-        return commit({"rows": output}, {"occurrences": len(rows), "unreadable": unreadable})
+        readable = [row for row in rows if row["status"] == "ok"]
+        counts = {
+            "occurrences": len(rows),
+            "unreadable": len(rows) - len(readable),
+            "images": sum(row["kind"] != "text" for row in readable),
+            "text_bytes": sum(row["bytes"] for row in readable if row["kind"] == "text"),
+        }
+        return commit({"rows": output}, counts)
 
 
 def _annotate(row: Mapping[str, Any], max_pixels: int) -> dict[str, Any]:

@@ -2,53 +2,63 @@
 
 Two groupings through the engine's shuffle:
 
-- `resolve` judges each annotations file by `RULES` while loading it, brings the occurrences of a record
-  together, picks the survivor and the split;
-- `decide` brings the verdicts back to their landing file, so that decisions lie row by row beside landing.
+- `resolve` judges annotations by `RULES` while loading them, brings the occurrences of a record together, picks the
+  survivor and the split;
+- `decide` brings the verdicts back to their landing files, so that decisions lie row by row beside landing.
 
 The survivor of a record minimises (source priority, source name, row) among the occurrences that no rule
 dropped; the other passing ones are merged into it. A pair's captions therefore survive even when the image
 was seen first elsewhere. Images of an image source merge into a pair of the same bytes unless the recipe
 says `captioned_images = "both"`. The split follows the content: validation if H(seed, record id) < share.
+
+Everything is done on columns; Python sees single rows only where a rule has something to say about them. Small files
+are loaded and written many at a time (`PIECE_ROWS`), so that the number of cells that the shuffle moves follows from
+the number of rows, not from the square of the number of files. The driver holds names of files, never a row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from imglish.digests import table_digest
-from imglish.ingest.rules import EXACT_DUPLICATE, RULES, Finding
+from imglish.digests import record_halves, table_digest
+from imglish.ingest.judge import JUDGED, evidence_rows, judge
+from imglish.ingest.rules import EXACT_DUPLICATE, RULES
 from imglish.recipe import Recipe, content_fields
-from imglish.records import DECISIONS, EVIDENCE, pack_json, table, unpack_json
+from imglish.records import DECISIONS, KINDS
 from imglish.seeds import stream, uniform
 from imglish.stages import Commit, Engine, Progress, Receipt, Unit, find_receipt, run_group
 from imglish.storage import Output, Store
 
-VERSION = 1
+VERSION = 2
 FOLDER = "tables"
+PIECE_ROWS = 150_000
+"""Rows loaded at once, and rows of the landing files that are written together; about 25 MB."""
+BUCKET_ROWS = 150_000
+"""Rows of a bucket of records, when the recipe does not give their number; about 25 MB.
 
-_JUDGED = pa.schema(
-    [
-        pa.field("bucket", pa.int32()),
-        pa.field("unit", pa.int32()),  # number of the landing file
-        pa.field("place", pa.int32()),  # row in it
-        *[DECISIONS.field(name) for name in DECISIONS.names],
-        pa.field("evidence", pa.binary()),
-    ]
-)
+Dask puts buckets into partitions by a hash, so that one of several hundred gets six of them: with 500,000 rows a
+bucket, a worker of 4 GB died of it at 35 million rows (docs/logbook.md)."""
+
+
+class Decided(NamedTuple):
+    """Decisions of every landing file, in their order, and the evidence."""
+
+    decisions: list[Output]
+    evidence: list[Output]
 
 
 def decide(
     store: Store, engine: Engine, recipe: Recipe, annotations: Sequence[Output], progress: Progress | None = None
-) -> list[tuple[Output, Output]]:
-    """(decisions, evidence) for every annotations file, in the same order."""
+) -> Decided:
+    """One decisions file for each annotations file, row by row the same occurrences."""
     priorities = {source.name: source.priority for source in recipe.source}
     params = {
         "decide": content_fields(recipe.decide),
@@ -56,71 +66,44 @@ def decide(
         "priorities": priorities,
         "seed": recipe.seed,
     }
-    pieces = [{"unit": number, "path": output.path} for number, output in enumerate(annotations)]
+    rows = [output.rows for output in annotations]
+    buckets = recipe.decide.buckets or max(1, -(-sum(rows) // BUCKET_ROWS))
+    spans = _spans(rows)
+    pieces = [{"first": first, "paths": [output.path for output in annotations[first:end]]} for first, end in spans]
     resolve_unit = Unit("resolve", VERSION, params, [output.sha256 for output in annotations])
-    buckets = recipe.decide.buckets
-    resolved = run_group(
-        store,
-        FOLDER,
-        engine,
-        resolve_unit,
-        _Judge(store, recipe, buckets),
-        pieces,
-        range(buckets),
-        _Resolve(store, recipe),
-        progress,
-    )
+    judging, resolving = _Judge(store, recipe, buckets), _Resolve(store, recipe)
+    resolved = run_group(store, FOLDER, engine, resolve_unit, judging, pieces, range(buckets), resolving, progress)
     decide_unit = Unit("decide", VERSION, {}, [resolve_unit.id])
     pieces = [{"path": output.path} for output in resolved.outputs.values()]
-    load, reduce = _ByLandingFile(store), _Align(store)
-    decided = run_group(
-        store, FOLDER, engine, decide_unit, load, pieces, range(len(annotations)), reduce, progress
-    ).outputs
-    return [(decided[f"{n:06d}/decisions"], decided[f"{n:06d}/evidence"]) for n in range(len(annotations))]
+    load, reduce = _ByLandingFile(store, spans), _Align(store, spans)
+    decided = run_group(store, FOLDER, engine, decide_unit, load, pieces, range(len(spans)), reduce, progress).outputs
+    decisions = [decided[f"{n:06d}/{file:08d}"] for n, span in enumerate(spans) for file in range(*span)]
+    return Decided(decisions, [decided[f"{n:06d}/evidence"] for n in range(len(spans))])
+
+
+def _spans(rows: Sequence[int]) -> list[tuple[int, int]]:
+    """Consecutive files [first, end) of at most PIECE_ROWS rows together, or one file."""
+    edges, held = [0], 0
+    for number, count in enumerate(rows):
+        if held and held + count > PIECE_ROWS:
+            edges.append(number)
+            held = 0
+        held += count
+    return list(pairwise([*edges, len(rows)]))
 
 
 @dataclass(frozen=True)
 class _Judge:
-    """Loads one annotations file with every rule's verdict; bucket = record id mod buckets."""
+    """Loads annotations files with every rule's verdict; bucket = record id mod buckets."""
 
     store: Store
     recipe: Recipe
     buckets: int
 
     def __call__(self, piece: Mapping[str, Any]) -> pa.Table:
-        rows = self.store.read_table(piece["path"])
-        return judge(rows, self.recipe, piece["unit"], self.buckets)
-
-
-def judge(rows: pa.Table, recipe: Recipe, unit: int, buckets: int) -> pa.Table:
-    """Annotations with the rules' local verdicts, before duplicates are known."""
-    findings = [rule.judge(rows, recipe.decide) for rule in RULES]
-    fired = np.stack([finding.fired for finding in findings]) if rows.num_rows else np.zeros((len(RULES), 0), bool)
-    bits = (fired * (1 << np.arange(len(RULES)))[:, None]).sum(axis=0).astype(np.int64)
-    first = np.where(fired.any(axis=0), fired.argmax(axis=0), -1)
-    priorities = {source.name: source.priority for source in recipe.source}
-    out: list[dict[str, Any]] = []
-    for place, row in enumerate(rows.select(["source", "row", "kind", "record_id"]).to_pylist()):
-        evidence = [_evidence(n, findings[n], place) for n in np.flatnonzero(fired[:, place]).tolist()]
-        edits = [edit for finding in findings for edit in finding.edits.get(place, [])]
-        decided = evidence[0] if first[place] >= 0 else {}
-        row |= {name: decided.get(name) for name in ("rule", "score", "threshold", "detail")}
-        row |= {"verdict": "drop" if decided else "keep", "fired": int(bits[place]), "unit": unit, "place": place}
-        row |= {"priority": priorities[row["source"]], "edits": pack_json(edits) if edits and not decided else None}
-        row["evidence"] = pack_json(evidence) if evidence else None
-        row["bucket"] = int.from_bytes((row["record_id"] or b"\0")[:8], "big") % buckets
-        out.append(row)
-    return table(out, _JUDGED)
-
-
-def _evidence(number: int, finding: Finding, place: int) -> dict[str, Any]:
-    score = finding.score[place]
-    return {
-        "rule": str(RULES[number]),
-        "score": None if np.isnan(score) else float(score),
-        "threshold": finding.threshold,
-        "detail": finding.detail.get(place),
-    }
+        numbered = enumerate(piece["paths"], piece["first"])
+        judged = [judge(self.store.read_table(path), self.recipe, unit, self.buckets) for unit, path in numbered]
+        return pa.concat_tables(judged)
 
 
 @dataclass(frozen=True)
@@ -132,14 +115,13 @@ class _Resolve:
     stage: str = "resolve"
 
     def __call__(self, bucket: int, rows: pa.Table) -> Receipt:
-        rows = rows.drop_columns(["bucket"])
-        keys = ["record_id", "priority", "source", "row"]
-        unit = Unit("resolve-bucket", VERSION, _resolve_params(self.recipe), [table_digest(rows, keys)])
+        rows = _ordered(rows.drop_columns(["bucket"]), ["record_id", "priority", "source", "row"])
+        unit = Unit("resolve-bucket", VERSION, _resolve_params(self.recipe), [table_digest(rows)])
         found = find_receipt(self.store, FOLDER, unit.stage, unit.id)
         if found is not None and found.notes["bucket"] == bucket:
             return found
         commit = Commit(self.store, FOLDER, unit.stage, unit.id)
-        output = self.store.put_table(f"{FOLDER}/resolve", resolve(rows, self.recipe))
+        output = self.store.put_table(f"{FOLDER}/resolve", _resolve(rows, self.recipe))
         return commit({"rows": output}, notes={"bucket": bucket})
 
 
@@ -148,22 +130,32 @@ def _resolve_params(recipe: Recipe) -> dict[str, Any]:
     return {"seed": recipe.seed, "share": decide.validation_share, "captioned_images": decide.captioned_images}
 
 
+def _ordered(rows: pa.Table, keys: Sequence[str]) -> pa.Table:
+    order = pc.sort_indices(rows, sort_keys=[(key, "ascending") for key in keys])
+    return rows.take(order).combine_chunks()
+
+
 def resolve(rows: pa.Table, recipe: Recipe) -> pa.Table:
     """Judged rows with survivors, merges, sample kinds and splits filled in; sorted by record."""
-    keys = [("record_id", "ascending"), ("priority", "ascending"), ("source", "ascending"), ("row", "ascending")]
-    rows = rows.take(pc.sort_indices(rows, sort_keys=keys))
-    passing = np.asarray(pc.equal(rows.column("verdict"), "keep").to_numpy(zero_copy_only=False))
-    kinds = np.asarray(rows.column("kind").to_numpy(zero_copy_only=False))
+    return _resolve(_ordered(rows, ["record_id", "priority", "source", "row"]), recipe)
+
+
+def _resolve(rows: pa.Table, recipe: Recipe) -> pa.Table:
+    passing = _mask(pc.equal(rows.column("verdict"), "keep"))
+    kinds = {kind: passing & _mask(pc.equal(rows.column("kind"), kind)) for kind in KINDS}
     group = _groups(rows.column("record_id"))
     survivor = np.full(rows.num_rows, -1, dtype=np.int64)
-    for kind in ("pair", "image", "text"):
-        mine = passing & (kinds == kind)
+    for mine in kinds.values():
         survivor[mine] = _first_of_group(group, mine)[group[mine]]
     if recipe.decide.captioned_images == "pair":
-        pair_of = _first_of_group(group, passing & (kinds == "pair"))[group] if rows.num_rows else survivor
-        captioned = passing & (kinds == "image") & (pair_of >= 0)
+        pair_of = _first_of_group(group, kinds["pair"])[group] if rows.num_rows else survivor
+        captioned = kinds["image"] & (pair_of >= 0)
         survivor[captioned] = pair_of[captioned]
     return _fill(rows, survivor, recipe)
+
+
+def _mask(values: pa.ChunkedArray) -> NDArray[np.bool_]:
+    return np.asarray(values.to_numpy(zero_copy_only=False), dtype=bool)
 
 
 def _groups(record_ids: pa.ChunkedArray) -> NDArray[np.int64]:
@@ -198,56 +190,52 @@ def _fill(rows: pa.Table, survivor: NDArray[np.int64], recipe: Recipe) -> pa.Tab
         "split": pc.if_else(pa.array(kept), _splits(rows.column("record_id"), recipe), none),
     }
     for name, values in columns.items():
-        rows = rows.set_column(rows.column_names.index(name), _JUDGED.field(name), values)
+        rows = rows.set_column(rows.column_names.index(name), JUDGED.field(name), values)
     return rows
 
 
 def _splits(record_ids: pa.ChunkedArray, recipe: Recipe) -> pa.Array:
     """The split of every record: its own hash against the share, so a corpus that grows keeps its split."""
-    low = [int.from_bytes((value or b"")[-8:], "little") for value in record_ids.to_pylist()]
-    chance = uniform(stream(recipe.seed, "split").keys(np.array(low, dtype=np.uint64)))
-    names = np.where(chance < recipe.decide.validation_share, "validation", "train")
-    return pa.array(names.tolist(), pa.string())
+    low = record_halves(record_ids)[1].byteswap()  # the last 8 bytes, little-endian
+    chance = uniform(stream(recipe.seed, "split").keys(low))
+    return pc.if_else(pa.array(chance < recipe.decide.validation_share), "validation", "train")
 
 
 @dataclass(frozen=True)
 class _ByLandingFile:
-    """Loads resolved rows; bucket = number of the landing file."""
+    """Loads resolved rows; bucket = number of the span that the landing file is in."""
 
     store: Store
+    spans: Sequence[tuple[int, int]]
 
     def __call__(self, piece: Mapping[str, Any]) -> pa.Table:
         rows = self.store.read_table(piece["path"])
-        return rows.append_column(_JUDGED.field("bucket"), rows.column("unit"))
+        starts = np.array([first for first, _ in self.spans])
+        bucket = np.searchsorted(starts, rows.column("unit").to_numpy(), side="right") - 1
+        return rows.append_column(JUDGED.field("bucket"), pa.array(bucket, pa.int32()))
 
 
 @dataclass(frozen=True)
 class _Align:
-    """Writes the decisions and the evidence of one landing file, in landing's row order."""
+    """Writes the decisions of a span of landing files, each in landing's row order, and their evidence."""
 
     store: Store
+    spans: Sequence[tuple[int, int]]
     stage: str = "decide"
 
     def __call__(self, bucket: int, rows: pa.Table) -> Receipt:
-        rows = rows.drop_columns(["bucket", "unit"])
-        unit = Unit("decide-file", VERSION, {"file": bucket}, [table_digest(rows, ["place"])])
+        span = self.spans[bucket]
+        rows = _ordered(rows.drop_columns(["bucket"]), ["unit", "place"])
+        unit = Unit("decide-files", VERSION, {"files": list(span), "bucket": bucket}, [table_digest(rows)])
         found = find_receipt(self.store, FOLDER, unit.stage, unit.id)
         if found is not None:
             return found
         commit = Commit(self.store, FOLDER, unit.stage, unit.id)
-        rows = rows.take(pc.sort_indices(rows, sort_keys=[("place", "ascending")]))
-        decisions = self.store.put_table(f"{FOLDER}/decide", rows.select(DECISIONS.names).cast(DECISIONS))
-        evidence = self.store.put_table(f"{FOLDER}/evidence", _evidence_rows(rows))
-        return commit({"decisions": decisions, "evidence": evidence}, notes={"bucket": bucket})
-
-
-def _evidence_rows(rows: pa.Table) -> pa.Table:
-    columns = ["source", "row", "evidence", "verdict", "rule", "other_source", "other_row"]
-    found: list[dict[str, Any]] = []
-    for row in rows.select(columns).to_pylist():
-        who = {"source": row["source"], "row": row["row"]}
-        found += [who | item for item in unpack_json(row["evidence"]) or []]
-        if row["verdict"] == "merge":
-            other = {"other_source": row["other_source"], "other_row": row["other_row"]}
-            found.append(who | {"rule": row["rule"]} | other)
-    return table(found, EVIDENCE)
+        edges = np.searchsorted(rows.column("unit").to_numpy(), np.arange(span[0], span[1] + 1))
+        decisions = rows.select(DECISIONS.names).cast(DECISIONS)
+        outputs = {
+            f"{file:08d}": self.store.put_table(f"{FOLDER}/decide", decisions.slice(start, end - start))
+            for file, (start, end) in enumerate(pairwise(edges.tolist()), span[0])
+        }
+        outputs["evidence"] = self.store.put_table(f"{FOLDER}/evidence", evidence_rows(rows))
+        return commit(outputs, notes={"bucket": bucket})

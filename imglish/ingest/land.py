@@ -30,7 +30,7 @@ from imglish.ingest.sources.files import printable, source_present
 from imglish.ingest.sources.urls import UrlList
 from imglish.recipe import FetchConfig, Recipe, SourceConfig, content_fields
 from imglish.records import LANDING, pack_json, table
-from imglish.stages import Commit, Engine, Progress, Receipt, Unit, find_receipt, run_map
+from imglish.stages import Commit, Engine, Progress, Receipt, Unit, find_receipts, run_map
 from imglish.storage import Store
 
 STAGE = "land"
@@ -126,9 +126,8 @@ def _landed(store: Store, index: Mapping[str, Any], recipe: Recipe, source: Sour
     entry = index.get(source.name)
     if entry is None or entry["config"] != json_digest(source_content(recipe, source)):
         return None
-    receipts = [find_receipt(store, FOLDER, STAGE, unit) for unit in entry["units"]]
-    whole = [receipt for receipt in receipts if receipt is not None]
-    return whole if len(whole) == len(receipts) else None
+    receipts = find_receipts(store, FOLDER, STAGE, entry["units"])
+    return list(receipts.values()) if len(receipts) == len(entry["units"]) else None
 
 
 @dataclass(frozen=True)
@@ -145,9 +144,9 @@ class LandTask:
         part: Part = unit.spec["part"]
         rows = list(reader(source).rows(source, part))
         _refuse_repeats(source, part, rows)
-        landed = [_occurrence(source, row) for row in self._fetched(rows)]
+        landed = [occurrence(source, row) for row in self._fetched(rows)]
         output = store.put_table(FOLDER, landing_table(landed))
-        return commit({"rows": output}, _counts(landed))
+        return commit({"rows": output}, landing_counts(landed))
 
     def _fetched(self, rows: list[Row]) -> list[Row]:
         """The rows with the payloads that were behind URLs, in the same order."""
@@ -182,13 +181,13 @@ def landing_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
     return pa.concat_tables([table(chunk, LANDING) for chunk in chunks])
 
 
-def _counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def landing_counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """occurrences, bytes of payload, and the number of rows of each status as `status/<word>`."""
     statuses = Counter(f"status/{row['status']}" for row in rows)
     return {"occurrences": len(rows), "bytes": sum(row["bytes"] or 0 for row in rows), **dict(sorted(statuses.items()))}
 
 
-def _occurrence(source: SourceConfig, row: Row) -> dict[str, Any]:
+def occurrence(source: SourceConfig, row: Row) -> dict[str, Any]:
     """One row of landing; a payload only where the status is "ok"."""
     row = check_row(source, row)
     facts: dict[str, Any] = {

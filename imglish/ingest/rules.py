@@ -15,14 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from imglish.recipe import DecideConfig
-from imglish.records import unpack_json
 
 Edit = tuple[int, int, int, str]
 """(caption number or -1 for a text, start byte, end byte, replacement); removing a whole caption replaces it by ""."""
@@ -53,9 +54,10 @@ class Rule:
 
 def _payload(rows: pa.Table, config: DecideConfig) -> Finding:
     """Drops occurrences without a usable payload; the detail is the status and what landing or the decoder said."""
-    status, detail = rows.column("status").to_pylist(), rows.column("detail").to_pylist()
-    fired = np.array([word != "ok" for word in status], dtype=bool)
-    said = {int(i): f"{status[i]}: {detail[i]}" if detail[i] else status[i] for i in np.flatnonzero(fired)}
+    fired = _mask(pc.not_equal(rows.column("status"), "ok"))
+    bad = rows.select(["status", "detail"]).filter(pa.array(fired)).to_pydict()
+    words = (f"{status}: {detail}" if detail else status for status, detail in zip(*bad.values(), strict=True))
+    said = dict(zip(np.flatnonzero(fired).tolist(), words, strict=True))
     return Finding(fired, np.full(len(fired), np.nan), None, said)
 
 
@@ -79,19 +81,19 @@ def _caption_length(rows: pa.Table, config: DecideConfig) -> Finding:
     fired = np.zeros(rows.num_rows, dtype=bool)
     score = np.full(rows.num_rows, np.nan)
     edits: dict[int, list[Edit]] = {}
-    limits = config.caption
-    for i, packed in enumerate(rows.column("captions").to_pylist()):
-        captions = unpack_json(packed)
-        if captions is None:
-            continue
+    low, high = config.caption.min_words, config.caption.max_words
+    packed = rows.column("captions").combine_chunks()
+    measured = np.flatnonzero(_mask(packed.is_valid())).tolist()
+    for i, text in zip(measured, packed.drop_null().to_pylist(), strict=True):
+        captions = orjson.loads(text)
         words = [caption["words"] for caption in captions]
-        bad = [n for n, count in enumerate(words) if not limits.min_words <= count <= limits.max_words]
+        score[i] = max(words, default=0)
+        bad = [n for n, count in enumerate(words) if not low <= count <= high]
         if bad:
             edits[i] = [(n, 0, captions[n]["bytes"], "") for n in bad]
-        score[i] = max(words, default=0)
         fired[i] = len(bad) == len(captions)
-    said = {int(i): f"no caption of {limits.min_words} to {limits.max_words} words" for i in np.flatnonzero(fired)}
-    return Finding(fired, score, float(limits.min_words), said, edits)
+    said = {int(i): f"no caption of {low} to {high} words" for i in np.flatnonzero(fired)}
+    return Finding(fired, score, float(low), said, edits)
 
 
 def _text_length(rows: pa.Table, config: DecideConfig) -> Finding:
@@ -102,13 +104,13 @@ def _text_length(rows: pa.Table, config: DecideConfig) -> Finding:
 
 def _text_language(rows: pa.Table, config: DecideConfig) -> Finding:
     """Drops documents of other languages or of an uncertain one (FineWeb: fastText 0.65)."""
-    is_text = pc.equal(rows.column("kind"), "text").to_numpy(zero_copy_only=False)
+    is_text = _mask(pc.equal(rows.column("kind"), "text"))
     score = np.where(is_text, _floats(rows, "language_score"), np.nan)
-    language = rows.column("language").to_pylist()
-    allowed = set(config.text.languages)
-    other = np.array([bool(allowed) and word not in allowed for word in language], dtype=bool)
+    allowed = pa.array(config.text.languages, pa.string())
+    other = ~_mask(pc.is_in(rows.column("language"), value_set=allowed)) if len(allowed) else np.zeros(len(score), bool)
     fired = is_text & (other | (score < config.text.min_score)) & ~np.isnan(score)
-    said = {int(i): f"language {language[i]}" for i in np.flatnonzero(fired)}
+    languages = rows.column("language").filter(pa.array(fired)).to_pylist()
+    said = {i: f"language {word}" for i, word in zip(np.flatnonzero(fired).tolist(), languages, strict=True)}
     return Finding(fired, score, config.text.min_score, said)
 
 
@@ -127,3 +129,8 @@ EXACT_DUPLICATE = "exact_duplicate@1"
 def _floats(rows: pa.Table, name: str) -> NDArray[np.float64]:
     """A column as float64, nulls as NaN (every comparison with NaN is false, so rules skip them)."""
     return np.asarray(pc.cast(rows.column(name), pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
+def _mask(values: Any) -> NDArray[np.bool_]:
+    """A boolean Arrow array without nulls as numpy."""
+    return np.asarray(values.to_numpy(zero_copy_only=False), dtype=bool)

@@ -2,8 +2,9 @@
 
     receipts = pack(store, engine, recipe, inputs, {"text": ..., "visual": ...}, progress)    # in manifest order
 
-1. A light pass per landing file digests its members, images and documents, row by row, without payloads.
-2. A shard's unit id is the digest of its sorted row digests and of pack's parameters; shards with a receipt stay.
+1. A light pass per landing file (`pack-rows`) digests its members, images and documents, row by row, without payloads.
+2. A shard's unit id is the digest of its sorted row digests (`pack-units`) and of pack's parameters; shards with a
+   receipt stay.
 3. The others are packed round by round: the engine's shuffle brings a shard's rows together, one reduce sorts them by
    (kind, record id, occurrence) and writes the tar. A crash loses at most the shards of one round that have no receipt.
 
@@ -12,24 +13,24 @@ Every shard of the recipe exists, also one that nothing fell into.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from imglish.errors import StageError
 from imglish.recipe import Recipe
 from imglish.shards.format import FORMAT_VERSION
-from imglish.shards.pack_load import DigestRows, LoadRows
+from imglish.shards.pack_load import DigestRows, LoadRows, shards_of
+from imglish.shards.pack_units import ShardRows, shard_rows
 from imglish.shards.pack_write import ShardUnit, WriteShard
 from imglish.shards.placement import Placement, Slot
-from imglish.stages import Engine, Progress, Receipt, Unit, find_receipt, run_map
+from imglish.stages import Engine, Progress, Receipt, Unit, find_receipts, run_map
 from imglish.storage import Output, Store
 
 VERSION = 1
 """Version of this stage; a change to what it writes raises it."""
+ROWS_VERSION = 2
+"""Version of the light pass."""
 RECEIPTS = "tables"
 
 
@@ -64,16 +65,18 @@ def pack(
     if not inputs:
         raise StageError("pack: there is no landing file; check that the recipe's sources have rows")
     placement = Placement(recipe.pack.train_shards, recipe.pack.validation_shards, recipe.pack.layout)
-    digested = _digest_rows(store, engine, placement, inputs, progress)
-    units = _units(store, recipe, placement, digested, tokenizer_digests)
-    done = {n: found for n, todo in units.items() if (found := find_receipt(store, RECEIPTS, "pack", todo.unit))}
-    load = LoadRows(store, placement, recipe.tokenize.stored)
+    digested = digest_inputs(store, engine, placement, inputs, progress)
+    held = shard_rows(store, RECEIPTS, engine, placement, digested, progress)
+    units = _units(recipe, placement, held, tokenizer_digests)
+    found = find_receipts(store, RECEIPTS, "pack", [todo.unit for todo in units.values()])
+    done = {n: found[todo.unit] for n, todo in units.items() if todo.unit in found}
     _advance(progress, done, units)
     for ordinals in placement.rounds(recipe.pack.rounds):
         todo = {n: units[n] for n in ordinals if n not in done}
         write = WriteShard(
             store, RECEIPTS, todo, recipe.pack.max_captions, recipe.pack.max_caption_ids, recipe.pack.repeat
         )
+        load = LoadRows(store, placement, recipe.tokenize.stored, sorted(todo))
         for receipt in _round(engine, load, write, inputs, digested):
             done[int(receipt.notes["bucket"])] = receipt
             _advance(progress, done, units)
@@ -83,43 +86,34 @@ def pack(
     return [done[n] for n in sorted(done)]
 
 
-def _digest_rows(
-    store: Store, engine: Engine, placement: Placement, inputs: Sequence[PackInput], progress: Progress | None
+def digest_inputs(
+    store: Store, engine: Engine, placement: Placement, inputs: Sequence[PackInput], progress: Progress | None = None
 ) -> list[Receipt]:
+    """The light pass: receipts of `DigestRows` for every landing file."""
     params = {"train": placement.train, "validation": placement.validation, "layout": placement.layout}
     units = [
-        Unit("pack-rows", VERSION, params, [one.members.sha256, one.images.sha256, one.documents.sha256], one.paths())
+        Unit(
+            "pack-rows",
+            ROWS_VERSION,
+            params,
+            [one.members.sha256, one.images.sha256, one.documents.sha256],
+            one.paths(),
+        )
         for one in inputs
     ]
     return run_map(store, RECEIPTS, engine, DigestRows(store, RECEIPTS, placement), units, progress)
 
 
 def _units(
-    store: Store,
-    recipe: Recipe,
-    placement: Placement,
-    digested: Sequence[Receipt],
-    tokenizer_digests: Mapping[str, str],
+    recipe: Recipe, placement: Placement, held: Mapping[int, ShardRows], tokenizer_digests: Mapping[str, str]
 ) -> dict[int, ShardUnit]:
     """Every shard's unit: parameters, and the digest of its sorted row digests."""
-    tables = [store.read_table(receipt.outputs["rows"].path) for receipt in digested]
-    shards = np.concatenate([np.zeros(0, np.int32), *(table.column("shard").to_numpy() for table in tables)])
-    rows = [row for table in tables for row in table.column("digest").to_pylist()]
-    digests = np.frombuffer(b"".join(rows), dtype="V16")
-    order = np.argsort(shards, kind="stable")
-    edges = np.searchsorted(shards[order], np.arange(len(placement.slots()) + 1))
     found: dict[int, ShardUnit] = {}
     for slot in placement.slots():
-        own = digests[order[edges[slot.ordinal] : edges[slot.ordinal + 1]]]
         params = _params(recipe, placement, slot, tokenizer_digests)
-        unit = Unit("pack", VERSION, params, [_digest_of(own.tobytes())])
-        found[slot.ordinal] = ShardUnit(unit.id, slot, len(own))
+        rows, digest = held[slot.ordinal]
+        found[slot.ordinal] = ShardUnit(Unit("pack", VERSION, params, [digest]).id, slot, rows)
     return found
-
-
-def _digest_of(rows: bytes) -> str:
-    ordered = sorted(rows[place : place + 16] for place in range(0, len(rows), 16))
-    return hashlib.sha256(b"".join(ordered)).hexdigest()
 
 
 def _params(recipe: Recipe, placement: Placement, slot: Slot, tokenizer_digests: Mapping[str, str]) -> dict[str, Any]:
@@ -144,13 +138,8 @@ def _round(
     """Receipts of the shards of one round; only landing files that give rows to them are read."""
     todo = sorted(write.units)
     if todo:
-        pieces = [
-            {**one.paths(), "shards": wanted}
-            for one, receipt in zip(inputs, digested, strict=True)
-            if (wanted := sorted(set(receipt.notes["shards"]) & set(todo)))
-        ]
-        nothing = {**inputs[0].paths(), "shards": []}
-        yield from engine.group(load, pieces or [nothing], todo, write)
+        giving = [one.paths() for one, receipt in zip(inputs, digested, strict=True) if shards_of(receipt)[todo].any()]
+        yield from engine.group(load, giving or [inputs[0].paths()], todo, write)
 
 
 def _advance(progress: Progress | None, done: Mapping[int, Receipt], units: Mapping[int, ShardUnit]) -> None:

@@ -11,10 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from imglish.digests import record_halves
 from imglish.records import KINDS, SPLITS, Kind, Split
 
 _LOW = np.uint64(0xFFFFFFFF)
@@ -47,15 +51,14 @@ class Placement:
         return [Slot(n, split, kind, i, self._of(split)) for n, (split, kind, i) in enumerate(places)]
 
     def ordinals(self, splits: Sequence[str], kinds: Sequence[str], record_ids: Sequence[bytes]) -> NDArray[np.int32]:
-        """The shard of every record, int32 [n]."""
+        """The shard of every record, int32 [n]; the columns may be Arrow's."""
         sizes = np.array([self._of(split) for split in SPLITS], dtype=np.uint64)
-        split = np.array([SPLITS.index(name) for name in splits], dtype=np.intp)
-        kind = np.array([KINDS.index(name) for name in kinds], dtype=np.uint64)
+        split, kind = _numbers(splits, SPLITS), _numbers(kinds, KINDS)
         kinds_apart = len(KINDS) if self.layout == "by-kind" else 1
         base = np.concatenate([[0], np.cumsum(sizes * np.uint64(kinds_apart))]).astype(np.uint64)
         within = share_of(record_ids, sizes[split])
         if kinds_apart > 1:
-            within += kind * sizes[split]
+            within += kind.astype(np.uint64) * sizes[split]
         return np.asarray(base[split] + within, dtype=np.int32)
 
     def rounds(self, count: int) -> list[list[int]]:
@@ -71,5 +74,15 @@ class Placement:
 
 def share_of(record_ids: Sequence[bytes], of: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """floor(id_hi64 * of / 2**64) without 128-bit integers; `of` below 2**32; ids big-endian."""
-    high = np.frombuffer(b"".join(record_ids), dtype=">u8").reshape(-1, 2)[:, 0].astype(np.uint64)
+    high, _ = record_halves(_column(record_ids, pa.binary()))
     return np.asarray(((high >> _HALF) * of + ((high & _LOW) * of >> _HALF)) >> _HALF)
+
+
+def _numbers(names: Sequence[str], of: Sequence[str]) -> NDArray[np.int64]:
+    """The place of every name in `of`."""
+    found = pc.index_in(_column(names, pa.string()), value_set=pa.array(of, pa.string()))
+    return np.asarray(found.to_numpy(), dtype=np.int64)
+
+
+def _column(values: Sequence[Any], kind: pa.DataType) -> pa.ChunkedArray:
+    return values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([pa.array(values, kind)])

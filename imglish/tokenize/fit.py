@@ -1,6 +1,6 @@
 """Fit the tokenizers on the corpus: one unit each, one process, one thread.
 
-    text = run_map(store, "tables", engine, FitText(store), [text_fit_unit(recipe, store, files)])[0]
+    text = run_map(store, "tables", engine, FitText(store), [text_fit_unit(recipe, files)])[0]      # files of `select`
     text.notes["digest"], text.outputs["model"].path           models/<digest>.model
 
 Both fits see kept records of the train split only, those with the smallest H(seed, record id): texts and captions up
@@ -22,10 +22,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from imglish.digests import file_digest, table_digest
+from imglish.digests import file_digest
 from imglish.errors import StageError, TokenizerError
 from imglish.recipe import Recipe, StoredConfig, TextTokenizerConfig, ViewConfig, VisualTokenizerConfig, content_fields
-from imglish.records import ROW_KEYS, unpack_json
+from imglish.records import unpack_json
 from imglish.seeds import U64, stream
 from imglish.shards.images import decode_jpeg
 from imglish.shards.views import draw_views, render
@@ -34,14 +34,15 @@ from imglish.storage import Output, Store
 from imglish.tokenize.codebook import CodebookFit
 from imglish.tokenize.rows import (
     FOLDER,
-    LandingFile,
     edited_captions,
     edited_document,
     kept_rows,
     places,
     read_rows,
     stored_image,
+    train_rows,
 )
+from imglish.tokenize.select import FIT_MEASURED, Selected
 from imglish.tokenize.tasks import IMAGE_VERSIONS, model_path
 from imglish.tokenize.text import VERSIONS, TextTokenizer, train_text
 from imglish.tokenize.visual import VisualTokenizer, read_visual
@@ -52,7 +53,7 @@ VERSION = 1
 Paths = Mapping[str, str]
 
 
-def text_fit_unit(recipe: Recipe, store: Store, files: Sequence[LandingFile]) -> Unit:
+def text_fit_unit(recipe: Recipe, files: Sequence[Selected]) -> Unit:
     """The `fit-text` unit; with `tokenize.text.model` it takes that file (below `root`) instead of training.
 
     Raises TokenizerError when that file is missing.
@@ -64,13 +65,11 @@ def text_fit_unit(recipe: Recipe, store: Store, files: Sequence[LandingFile]) ->
             raise TokenizerError(f"tokenize.text.model: no file at {path}; leave it out to train one on the corpus")
         return Unit(TEXT_STAGE, VERSION, {"given": True}, [file_digest(path)], {"given": str(path)})
     params = {"config": content_fields(config), "seed": recipe.seed, "versions": VERSIONS}
-    inputs = []
-    for file in files:
-        inputs += [file.landing.sha256, table_digest(_train_rows(store, file.paths(), True), ROW_KEYS)]
-    return Unit(TEXT_STAGE, VERSION, params, inputs, {"files": [file.paths() for file in files]})
+    inputs = [digest for file, digests in files for digest in (file.landing.sha256, digests["fit-text"])]
+    return Unit(TEXT_STAGE, VERSION, params, inputs, {"files": [file.paths() for file, _ in files]})
 
 
-def visual_fit_unit(recipe: Recipe, store: Store, files: Sequence[LandingFile]) -> Unit:
+def visual_fit_unit(recipe: Recipe, files: Sequence[Selected]) -> Unit:
     """The `fit-visual` unit."""
     params = {
         "config": content_fields(recipe.tokenize.visual),
@@ -79,10 +78,8 @@ def visual_fit_unit(recipe: Recipe, store: Store, files: Sequence[LandingFile]) 
         "seed": recipe.seed,
         "versions": IMAGE_VERSIONS,
     }
-    inputs = [
-        table_digest(_train_rows(store, file.paths(), False).select(["record_id"]), ["record_id"]) for file in files
-    ]
-    return Unit(VISUAL_STAGE, VERSION, params, inputs, {"files": [file.paths() for file in files]})
+    inputs = [digests["fit-visual"] for _, digests in files]
+    return Unit(VISUAL_STAGE, VERSION, params, inputs, {"files": [file.paths() for file, _ in files]})
 
 
 @dataclass(frozen=True)
@@ -165,7 +162,7 @@ def training_views(store: Store, unit: Unit, config: VisualTokenizerConfig) -> I
     files, seed = unit.spec["files"], unit.params["seed"]
     stored, views = StoredConfig(**unit.params["stored"]), ViewConfig(**unit.params["views"])
     columns = ["record_id", "place", "source", "row"]
-    tables = [_train_rows(store, paths, False).select(columns) for paths in files]
+    tables = [train_rows(kept_rows(store, paths, []), texts=False).select(columns) for paths in files]
     chosen = _smallest([rows.column("record_id").to_pylist() for rows in tables], config.sample_images, seed)
     for paths, rows, numbers in zip(files, tables, chosen, strict=True):
         mine = rows.take(pa.array(numbers))
@@ -178,17 +175,9 @@ def training_views(store: Store, unit: Unit, config: VisualTokenizerConfig) -> I
             done += received.num_rows
 
 
-def _train_rows(store: Store, paths: Paths, texts: bool) -> pa.Table:
-    """Kept rows of the train split: texts and pairs, or pairs and images."""
-    rows = kept_rows(store, paths, ["language", "bytes"] if texts else [])
-    wanted = pa.array(["text", "pair"] if texts else ["image", "pair"])
-    kept = pc.and_(pc.equal(rows.column("verdict"), "keep"), pc.equal(rows.column("split"), "train"))
-    return rows.filter(pc.and_(kept, pc.is_in(rows.column("kind"), wanted)))
-
-
 def _text_candidates(store: Store, paths: Paths, number: int) -> pa.Table:
     """Kept texts and pairs of a file with their size in bytes (of the JSON list for captions)."""
-    rows = _train_rows(store, paths, True)
+    rows = train_rows(kept_rows(store, paths, FIT_MEASURED), texts=True)
     captions = store.read_table(paths["landing"], ["captions"]).column("captions").take(rows.column("place"))
     size = pc.fill_null(pc.if_else(pc.equal(rows.column("kind"), "pair"), pc.binary_length(captions), rows["bytes"]), 0)
     rows = rows.select(["record_id", "source", "row", "kind", "language", "edits", "place"])

@@ -65,6 +65,18 @@ def kept_rows(store: Store, paths: Mapping[str, Any], measured: Sequence[str]) -
     return decided.filter(pc.is_in(decided.column("verdict"), pa.array(["keep", "merge"])))
 
 
+def kept_images(rows: pa.Table) -> pa.Table:
+    """Of `kept_rows`, the pairs and images that are records of their own."""
+    return rows.filter(pc.and_(pc.not_equal(rows.column("kind"), "text"), pc.equal(rows.column("verdict"), "keep")))
+
+
+def train_rows(rows: pa.Table, texts: bool) -> pa.Table:
+    """Of `kept_rows`, the records of the train split: texts and pairs, or pairs and images."""
+    wanted = pa.array(["text", "pair"] if texts else ["image", "pair"])
+    kept = pc.and_(pc.equal(rows.column("verdict"), "keep"), pc.equal(rows.column("split"), "train"))
+    return rows.filter(pc.and_(kept, pc.is_in(rows.column("kind"), wanted)))
+
+
 def places(rows: pa.Table) -> Places:
     """The column `place` of `kept_rows`, int64 [n], ascending."""
     return np.asarray(rows.column("place").to_numpy(), np.int64)

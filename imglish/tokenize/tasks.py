@@ -1,7 +1,8 @@
 """The two tokenize stages: kept occurrences of one landing file become ids, views and codes.
 
-    run_map(store, "tables", engine, TokenizeText(store), text_units(recipe, store, files, text_notes))
-    run_map(store, "tables", engine, TokenizeVisual(store), visual_units(recipe, store, files, visual_notes))
+    files = select(store, engine, landing_files)
+    run_map(store, "tables", engine, TokenizeText(store), text_units(recipe, files, text_notes))
+    run_map(store, "tables", engine, TokenizeVisual(store), visual_units(recipe, files, visual_notes))
 
 `tokenize-text` writes members (every kept or merged occurrence, captions encoded) and documents; `tokenize-visual`
 writes images (views and codes). Schemas are in `imglish.records`. The notes are those of the fits' receipts.
@@ -26,24 +27,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from imglish.digests import table_digest
 from imglish.errors import StageError, TokenizerError
 from imglish.recipe import Recipe, StoredConfig, ViewConfig, content_fields
-from imglish.records import DOCUMENTS, IMAGES, MEMBERS, ROW_KEYS, pack_json, table, unpack_json
+from imglish.records import DOCUMENTS, IMAGES, MEMBERS, pack_json, table, unpack_json
 from imglish.shards.images import CODEC, StoredImage, decode_jpeg
 from imglish.shards.views import Views, draw_views, render
 from imglish.stages import Commit, Receipt, Unit
 from imglish.storage import Store
 from imglish.tokenize.rows import (
     FOLDER,
-    LandingFile,
     edited_captions,
     edited_document,
+    kept_images,
     kept_rows,
     places,
     read_rows,
     stored_image,
 )
+from imglish.tokenize.select import TEXT_MEASURED, Selected
 from imglish.tokenize.text import EOS, UNKNOWN, VERSIONS, TextTokenizer
 from imglish.tokenize.visual import VisualTokenizer, read_visual
 
@@ -53,7 +54,6 @@ IMAGE_VERSIONS = {**CODEC, "pillow": PIL.__version__, "opencv": cv2.__version__}
 """What stored images and views depend on besides the recipe."""
 
 _MEMBER_COLUMNS = ["url", "licence", "captions"]
-_MEASURED = ["language", "width", "height"]
 
 Ids = NDArray[np.uint16]
 
@@ -63,19 +63,17 @@ def model_path(digest: str, suffix: str) -> str:
     return f"models/{digest}{suffix}"
 
 
-def text_units(recipe: Recipe, store: Store, files: Sequence[LandingFile], notes: Mapping[str, Any]) -> list[Unit]:
+def text_units(recipe: Recipe, files: Sequence[Selected], notes: Mapping[str, Any]) -> list[Unit]:
     """One `tokenize-text` unit per landing file; `notes` are those of the text tokenizer's receipt."""
     params = {"tokenizer": notes["digest"], "max_caption_ids": recipe.pack.max_caption_ids, "versions": VERSIONS}
     model = {"model": model_path(notes["digest"], ".model")}
-    units = []
-    for file in files:
-        rows = kept_rows(store, file.paths(), _MEASURED).drop_columns(["image"])
-        inputs = [file.landing.sha256, table_digest(rows, ROW_KEYS)]
-        units.append(Unit(TEXT_STAGE, VERSION, params, inputs, file.paths() | model))
-    return units
+    return [
+        Unit(TEXT_STAGE, VERSION, params, [file.landing.sha256, digests["text"]], file.paths() | model)
+        for file, digests in files
+    ]
 
 
-def visual_units(recipe: Recipe, store: Store, files: Sequence[LandingFile], notes: Mapping[str, Any]) -> list[Unit]:
+def visual_units(recipe: Recipe, files: Sequence[Selected], notes: Mapping[str, Any]) -> list[Unit]:
     """One `tokenize-visual` unit per landing file; `notes` are those of the visual tokenizer's receipt.
 
     Its input is the kept images' record ids, which are digests of the payloads, and their slots.
@@ -90,12 +88,7 @@ def visual_units(recipe: Recipe, store: Store, files: Sequence[LandingFile], not
         "versions": IMAGE_VERSIONS,
     }
     model = {"model": model_path(notes["digest"], ".safetensors")}
-    units = []
-    for file in files:
-        rows = _kept_images(store, file.paths()).select(["record_id", "sample_kind", "split", "image"])
-        inputs = [table_digest(rows, ["image"])]
-        units.append(Unit(VISUAL_STAGE, VERSION, params, inputs, file.paths() | model))
-    return units
+    return [Unit(VISUAL_STAGE, VERSION, params, [digests["visual"]], file.paths() | model) for file, digests in files]
 
 
 @dataclass(frozen=True)
@@ -107,7 +100,7 @@ class TokenizeText:
     def __call__(self, unit: Unit) -> Receipt:
         commit = Commit(self.store, FOLDER, TEXT_STAGE, unit.id)
         tokenizer = _text_tokenizer(self.store.root, unit.spec["model"], unit.params["tokenizer"])
-        rows = kept_rows(self.store, unit.spec, _MEASURED)
+        rows = kept_rows(self.store, unit.spec, TEXT_MEASURED)
         landing, limit = unit.spec["landing"], unit.params["max_caption_ids"]
         members, counts = _members(self.store, landing, rows, tokenizer, limit)
         documents, document_counts = _documents(self.store, landing, rows, tokenizer)
@@ -255,14 +248,9 @@ class _ViewEncoder:
         return np.stack([self.tokenizer.encode(view)[slots] for view in pixels], axis=1)
 
 
-def _kept_images(store: Store, paths: Mapping[str, Any]) -> pa.Table:
-    rows = kept_rows(store, paths, [])
-    return rows.filter(pc.and_(pc.not_equal(rows.column("kind"), "text"), pc.equal(rows.column("verdict"), "keep")))
-
-
 def _image_batches(store: Store, paths: Mapping[str, Any], batch: int) -> Iterator[list[dict[str, Any]]]:
     """The kept images of a landing file with their payloads, those of one batch together."""
-    rows = _kept_images(store, paths)
+    rows = kept_images(kept_rows(store, paths, []))
 
     def stream() -> Iterator[dict[str, Any]]:
         done = 0

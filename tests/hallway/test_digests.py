@@ -11,7 +11,7 @@ import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imglish.digests import canonical_json, json_digest, record_id, sort_rows, table_digest
+from imglish.digests import canonical_json, json_digest, record_halves, record_id, sort_rows, table_digest
 
 ROWS = st.lists(
     st.tuples(st.integers(0, 2**40), st.none() | st.text(max_size=5), st.none() | st.binary(max_size=5), st.booleans()),
@@ -122,3 +122,23 @@ def test_canonical_json_is_that_of_the_reference_implementation(value: object) -
 def test_canonical_json_refuses_what_the_reference_implementation_refuses(value: object) -> None:
     with pytest.raises(ValueError):
         canonical_json(value)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False) | st.floats(1e-5, 1e17) | st.integers(-(2**53) + 1, 2**53 - 1))
+def test_numbers_are_spelled_as_rfc_8785_has_them(value: float) -> None:
+    assert canonical_json({"x": [value]}) == rfc8785.dumps({"x": [value]})
+
+
+@given(st.lists(st.none() | st.binary(min_size=16, max_size=16), max_size=20), st.integers(0, 5))
+def test_halves_of_record_ids_sort_like_the_ids(ids: list[bytes | None], start: int) -> None:
+    column = pa.chunked_array([pa.array(ids, pa.binary()), pa.array(ids, pa.binary()).slice(start)])
+    high, low = record_halves(column)
+    expected = [name or bytes(16) for name in [*ids, *ids[start:]]]
+    assert [int(upper) << 64 | int(lower) for upper, lower in zip(high, low, strict=True)] == [
+        int.from_bytes(name, "big") for name in expected
+    ]
+
+
+def test_an_id_of_another_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="widths must match"):
+        record_halves(pa.chunked_array([pa.array([b"short"], pa.binary())]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,14 @@ from hypothesis import strategies as st
 
 from imglish.digests import record_id, table_digest
 from imglish.ingest.annotate import count_words, detect_language
-from imglish.ingest.decide import judge, resolve
+from imglish.ingest.decide import decide, resolve
+from imglish.ingest.judge import evidence_rows, judge
 from imglish.ingest.rules import RULES
 from imglish.ingest.tally import Verdicts, verdicts, wipe_outs
 from imglish.recipe import Recipe, make_recipe
 from imglish.records import ANNOTATIONS, pack_json, table, unpack_json
+from imglish.sample import InlineEngine
+from imglish.storage import Store
 
 
 def recipe(**decide: Any) -> Recipe:
@@ -59,6 +63,11 @@ def decided(rows: list[dict[str, Any]], **decide: Any) -> dict[str, dict[str, An
     return {f"{row['source']}/{row['row']}": row for row in resolved.to_pylist()}
 
 
+def evidence_of(rows: list[dict[str, Any]], **decide: Any) -> list[dict[str, Any]]:
+    chosen = recipe(**decide)
+    return evidence_rows(resolve(judge(table(rows, ANNOTATIONS), chosen, unit=0, buckets=4), chosen)).to_pylist()
+
+
 @pytest.mark.parametrize(
     ("row", "rule", "score", "threshold"),
     [
@@ -75,7 +84,8 @@ def test_a_rule_drops_just_beyond_its_threshold(row: dict[str, Any], rule: str, 
     (found,) = decided([row], text={"languages": ("en", "de")}).values()
     assert (found["verdict"], found["rule"], found["score"], found["threshold"]) == ("drop", rule, score, threshold)
     assert found["split"] is None and found["sample_kind"] is None
-    assert unpack_json(found["evidence"])[0]["rule"] == rule
+    (evidence,) = evidence_of([row], text={"languages": ("en", "de")})
+    assert (evidence["rule"], evidence["score"], evidence["threshold"]) == (rule, score, threshold)
 
 
 @pytest.mark.parametrize(
@@ -97,10 +107,11 @@ def test_every_rule_that_fired_has_its_bit_and_evidence_but_the_first_decides() 
     (found,) = decided([pair("1", width=10, height=90, aspect=9.0, words=(0,))]).values()
     names = [rule.name for rule in RULES]
     assert found["fired"] == sum(1 << names.index(name) for name in ("image_size", "image_aspect", "caption_length"))
-    assert [item["rule"] for item in unpack_json(found["evidence"])] == [
-        "image_size@1",
-        "image_aspect@1",
-        "caption_length@1",
+    said = evidence_of([pair("0"), pair("1", content="b", width=10, height=90, aspect=9.0, words=(0,))])
+    assert [(item["row"], item["rule"], item["score"]) for item in said] == [
+        ("1", "image_size@1", 10.0),
+        ("1", "image_aspect@1", 9.0),
+        ("1", "caption_length@1", 0.0),
     ]
     assert found["rule"] == "image_size@1" and found["detail"] == "10 x 90 pixels"
 
@@ -206,3 +217,38 @@ def test_decisions_have_a_digest_that_sees_every_verdict() -> None:
     one = resolve(judge(table([pair("1"), pair("2")], ANNOTATIONS), chosen, 0, 4), chosen)
     two = one.set_column(one.column_names.index("verdict"), "verdict", pa.array(["keep", "keep"]))
     assert table_digest(one, ["source", "row"]) != table_digest(two, ["source", "row"])
+
+
+@pytest.mark.parametrize("span", [1, 5, 1000])
+def test_every_annotations_file_gets_decisions_row_by_row_however_files_are_grouped(
+    span: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imglish.ingest.decide.PIECE_ROWS", span)
+    monkeypatch.setattr("imglish.ingest.decide.BUCKET_ROWS", 2 * span)
+    store = Store(tmp_path)
+    files = [
+        [pair(f"{n}", content=str(n)) for n in range(4)],
+        [],
+        [image(f"{n}", content=str(n), width=10 + 90 * (n % 2)) for n in range(3)],
+        [prose("1", words=10), prose("2")],
+    ]
+    annotated = [store.put_table("tables/annotate", table(rows, ANNOTATIONS)) for rows in files]
+    found = decide(store, InlineEngine(), recipe(), annotated)
+    rows = [store.read_table(output.path).to_pylist() for output in found.decisions]
+    assert [[row["row"] for row in part] for part in rows] == [[row["row"] for row in part] for part in files]
+    assert [[row["verdict"] for row in part] for part in rows] == [
+        ["keep"] * 4,
+        [],
+        ["drop", "merge", "drop"],
+        ["drop", "keep"],
+    ]
+    evidence = [row for output in found.evidence for row in store.read_table(output.path).to_pylist()]
+    assert [(row["source"], row["row"], row["rule"]) for row in evidence] == [
+        ("photos", "0", "image_size@1"),
+        ("photos", "1", "exact_duplicate@1"),
+        ("photos", "2", "image_size@1"),
+        ("prose", "1", "text_length@1"),
+    ]
+    again = InlineEngine()
+    assert decide(store, again, recipe(), annotated) == found
+    assert not again.receipts

@@ -18,11 +18,11 @@ from imglish.engines.dask import DaskEngine
 from imglish.errors import LockError, SourceError, StageError, StorageError
 from imglish.gc import collect
 from imglish.pipeline import LOCK, NoEngine, PendingError, Pipeline, exclusive
-from imglish.plan import plan
+from imglish.plan import Terms, plan
 from imglish.recipe import Recipe
 from imglish.shards.reader import open_corpus
 from imglish.shards.verify import verify
-from imglish.stages import Engine
+from imglish.stages import Engine, Receipt
 from imglish.storage import Store
 from tests.pipeline.corpora import drawing, plant_faults, small_recipe, write_sources
 
@@ -213,9 +213,95 @@ def test_sources_without_a_single_row_are_an_error(tmp_path: Path, engine: Engin
         Pipeline(small_recipe(tmp_path / "sources", tmp_path / "work"), engine).build()
 
 
+def receipts_of(recipe: Recipe, stage: str) -> set[str]:
+    return files_of(recipe, f"tables/receipts/{stage}")
+
+
+def test_a_threshold_encodes_only_files_whose_kept_rows_change(copied: Recipe, engine: Engine) -> None:
+    stages = ("annotate", "select", "tokenize-text", "tokenize-visual")
+    before = {stage: receipts_of(copied, stage) for stage in stages}
+    longer = copied.decide.model_copy(update={"text": copied.decide.text.model_copy(update={"min_words": 241})})
+    Pipeline(copied.model_copy(update={"decide": longer}), engine).build()
+    added = {stage: len(receipts_of(copied, stage) - before[stage]) for stage in stages}
+    assert added == {"annotate": 0, "select": 1, "tokenize-text": 1, "tokenize-visual": 0}
+    wider = copied.decide.model_copy(update={"caption": copied.decide.caption.model_copy(update={"max_words": 200})})
+    after = {stage: receipts_of(copied, stage) for stage in stages}
+    Pipeline(copied.model_copy(update={"decide": wider}), engine).build()
+    added = {stage: len(receipts_of(copied, stage) - after[stage]) for stage in stages}
+    assert added["tokenize-text"] == added["tokenize-visual"] == 0  # thresholds that changed nothing
+
+
+def test_the_driver_reads_no_table_to_find_that_all_is_done(
+    built: tuple[Recipe, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    plain = Store.read_table
+
+    def counted(self: Store, path: str, columns: list[str] | None = None) -> object:
+        read.append(path)
+        return plain(self, path, columns)
+
+    monkeypatch.setattr(Store, "read_table", counted)
+    Pipeline(built[0], NoEngine()).build()
+    assert [path for path in read if not path.startswith("tables/pack-units/")] == []
+
+
 def test_plan_says_what_is_done_and_what_is_next(copied: Recipe) -> None:
-    assert "nothing to do; the manifest is up to date" in list(plan(copied))
+    assert "nothing to do; the manifest is up to date" in list(plan(copied).lines())
+    assert all(one.done == one.stage.units and one.left_hours == 0 for one in plan(copied).stages)
     shutil.rmtree(Path(copied.work, "shards"))
-    lines = list(plan(copied))
-    assert any(line.startswith("next") and "pack" in line for line in lines), lines
-    assert any(line.startswith("proposed: pack.train_shards = 1") for line in lines)
+    made = plan(copied)
+    assert made.state.startswith("next: pack: 4 units to do")
+    assert {one.stage.name: one.done for one in made.stages}["pack"] == 0
+    assert any(line.startswith("proposed: pack.train_shards = 1") for line in made.lines())
+    assert all(amount.origin == "landed" for amount in made.amounts)
+
+
+TOLERANCE = {"land": 0.1, "annotate": 0.3, "decide": 0.3, "tokenize-text": 0.3, "tokenize-visual": 0.25, "pack": 0.25}
+"""Of bytes; the corpus is so small that what every file costs counts for as much as its rows."""
+
+
+def test_plan_foretells_units_and_bytes_of_a_build(built: tuple[Recipe, dict[str, str]], tmp_path: Path) -> None:
+    recipe, _ = built
+    made = plan(recipe.model_copy(update={"work": str(tmp_path)}), Terms(workers=2))
+    assert list(tmp_path.iterdir()) == []
+    assert {amount.origin for amount in made.amounts} == {"sample"}
+    assert made.state == "next: land: 3 units to do"
+    store = Store(recipe.work)
+    for one in made.stages:
+        folder = "landing" if one.stage.name == "land" else "tables"
+        texts = store.read_many(list(store.files(f"{folder}/receipts/{one.stage.name}")))
+        receipts = [Receipt.from_json(text) for text in texts.values()]
+        if one.stage.name not in ("resolve", "decide"):
+            assert one.stage.units == len(receipts), one.stage
+        if one.stage.name in TOLERANCE:
+            size = sum(output.bytes for receipt in receipts for output in receipt.outputs.values())
+            assert abs(one.stage.kept / size - 1) < TOLERANCE[one.stage.name], (one.stage, size)
+
+
+def test_plan_counts_what_is_declared_while_nothing_is_here(tmp_path: Path) -> None:
+    sources = [
+        {"name": "urls", "format": "url-list", "kind": "pair", "path": "urls.parquet", "expected_rows": 3_000_000},
+        {
+            "name": "books",
+            "format": "jsonl",
+            "kind": "text",
+            "path": "books",
+            "expected_rows": 10_000_000,
+            "expected_bytes": 40_000_000_000,
+        },
+        {"name": "lost", "format": "folder", "kind": "image", "path": "lost"},
+    ]
+    recipe = small_recipe(tmp_path / "none", tmp_path / "work", source=sources)
+    one, many = plan(recipe, Terms(workers=1, price=2.0)), plan(recipe, Terms(workers=10, price=2.0, download=1.0))
+    assert [amount.origin for amount in one.amounts] == ["assumed", "declared", "unknown"]
+    assert [amount.units for amount in one.amounts] == [3000, 299, 0]
+    land = one.stages[0]
+    assert land.stage.requests == 3_300_000 and land.done == 0
+    assert land.left_cost == pytest.approx(land.left_hours * 2.0)
+    assert many.stages[0].hours == pytest.approx(land.stage.bytes_in / 1e6 / 3600)  # the line is what takes long
+    assert many.stages[1].hours == pytest.approx(one.stages[1].hours / 10)
+    views = one.views
+    assert views[16] - views[8] == pytest.approx(2 * (views[8] - views[4]), rel=0.01)
+    assert any("lost" in line and "set expected_rows and expected_bytes" in line for line in one.lines())
+    assert json.loads(json.dumps(one.to_json()))["together"]["requests"] == 3_300_000

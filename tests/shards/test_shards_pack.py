@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from hypothesis import given
@@ -23,6 +25,7 @@ from imglish.shards.images import decode_jpeg
 from imglish.shards.manifest import build_manifest
 from imglish.shards.pack import PackInput, pack
 from imglish.shards.pack_load import LoadRows
+from imglish.shards.pack_units import digest_shards
 from imglish.shards.placement import Placement, share_of
 from imglish.shards.reader import Corpus
 from imglish.stages import Receipt
@@ -242,9 +245,8 @@ def test_only_row_groups_that_hold_wanted_records_are_decoded(tmp_path: Path, mo
 
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
     placement = Placement(64, 1, "mixed")
-    load = LoadRows(store, placement, wanted.tokenize.stored)
     target = int(placement.ordinals(["train"], ["image"], [tables.images[0]["record_id"]])[0])
-    rows = load({**inputs[0].paths(), "shards": [target]})
+    rows = LoadRows(store, placement, wanted.tokenize.stored, [target])(inputs[0].paths())
     assert rows.num_rows >= 2
     assert len(read) < 4
     assert decode_jpeg(rows.column("jpeg").drop_null()[0].as_py()).shape == (32, 48, 3)
@@ -306,3 +308,17 @@ def test_pack_inputs_name_their_files(tmp_path: Path) -> None:
     _, inputs = store_with(tmp_path, [Tables()])
     assert isinstance(inputs[0], PackInput)
     assert set(inputs[0].paths()) == {"landing", "members", "documents", "images"}
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.binary(min_size=16, max_size=16)), max_size=40))
+def test_a_shard_has_one_digest_whatever_the_order_of_its_rows(rows: list[tuple[int, bytes]]) -> None:
+    kinds = {"shard": pa.int32(), "digest": pa.binary(16)}
+    table = pa.table(
+        [pa.array([row[n] for row in rows], kind) for n, kind in enumerate(kinds.values())], names=[*kinds]
+    )
+    found = {row["shard"]: (row["rows"], row["digest"]) for row in digest_shards(table).to_pylist()}
+    expected = {}
+    for shard in {n for n, _ in rows}:
+        mine = sorted(digest for n, digest in rows if n == shard)
+        expected[shard] = (len(mine), hashlib.sha256(b"".join(mine)).hexdigest())
+    assert found == expected

@@ -18,7 +18,17 @@ from imglish.tokenize.fit import FitText, FitVisual, _shares, text_fit_unit, tra
 from imglish.tokenize.tasks import text_units, visual_units
 from imglish.tokenize.text import TextTokenizer
 from imglish.tokenize.visual import load_visual
-from tests.tokenize.tokenize_helpers import corpus, image, landing_file, pair, png, recipe, text, text_model
+from tests.tokenize.tokenize_helpers import (
+    corpus,
+    image,
+    landing_file,
+    pair,
+    png,
+    recipe,
+    select_files,
+    text,
+    text_model,
+)
 
 
 def documents(count: int, **decided: Any) -> list[dict[str, Any]]:
@@ -30,7 +40,7 @@ def selected(store: Store, files: Any, budget: int = 1 << 20, seed: int = 0) -> 
 
 
 def fit_text(store: Store, files: Any, **sections: Any) -> Receipt:
-    unit = text_fit_unit(recipe(**sections), store, files)
+    unit = text_fit_unit(recipe(**sections), select_files(store, files))
     receipt = FitText(store)(unit)
     assert find_receipt(store, "tables", "fit-text", unit.id) == receipt
     return receipt
@@ -108,11 +118,11 @@ def test_a_given_model_is_taken_over(tmp_path: Path) -> None:
     (tmp_path / "my.spm").write_bytes(text_model())
     of = recipe(text={"model": "my.spm"}).model_copy(update={"root": str(tmp_path)})
     store = Store(tmp_path / "work")
-    receipt = FitText(store)(text_fit_unit(of, store, []))
+    receipt = FitText(store)(text_fit_unit(of, []))
     assert receipt.notes["digest"] == TextTokenizer(text_model()).digest
     missing = recipe(text={"model": "none.spm"}).model_copy(update={"root": str(tmp_path)})
     with pytest.raises(TokenizerError, match=r"no file at .*none\.spm"):
-        text_fit_unit(missing, store, [])
+        text_fit_unit(missing, [])
 
 
 def test_a_corpus_without_text_is_refused_clearly(tmp_path: Path) -> None:
@@ -129,7 +139,7 @@ def test_the_codebook_is_the_same_for_any_order_and_layout(tmp_path: Path) -> No
     receipts = []
     for files in ([rows], [rows[11:], rows[:11]]):
         landed = [landing_file(store, "a", part) for part in files]
-        unit = visual_fit_unit(recipe(), store, landed)
+        unit = visual_fit_unit(recipe(), select_files(store, landed))
         receipts.append(FitVisual(store)(unit))
     assert receipts[0].notes == receipts[1].notes
     assert receipts[0].counts["images"] == 21, "a copy counts once, the held out one not at all"
@@ -143,7 +153,7 @@ def test_the_codebook_is_the_same_for_any_order_and_layout(tmp_path: Path) -> No
 def test_a_visual_fit_takes_as_many_images_as_asked_for(tmp_path: Path) -> None:
     store = Store(tmp_path)
     files = [landing_file(store, "a", [image(str(n), png(n)) for n in range(15)])]
-    few = FitVisual(store)(visual_fit_unit(recipe(visual={"sample_images": 6}), store, files))
+    few = FitVisual(store)(visual_fit_unit(recipe(visual={"sample_images": 6}), select_files(store, files)))
     assert few.counts["images"] == 6
 
 
@@ -151,8 +161,9 @@ def test_notes_of_the_fits_make_the_tokenize_units(tmp_path: Path) -> None:
     store, of = Store(tmp_path), recipe()
     rows = [pair(str(n), png(n), [line]) for n, line in enumerate(corpus(300)[:20])] + documents(300)
     files = [landing_file(store, "a", rows)]
-    text_receipt = FitText(store)(text_fit_unit(of, store, files))
-    visual_receipt = FitVisual(store)(visual_fit_unit(of, store, files))
-    assert text_units(of, store, files, text_receipt.notes)[0].spec["model"] == text_receipt.outputs["model"].path
-    assert visual_units(of, store, files, visual_receipt.notes)[0].spec["model"] == visual_receipt.outputs["model"].path
+    chosen = select_files(store, files)
+    text_receipt = FitText(store)(text_fit_unit(of, chosen))
+    visual_receipt = FitVisual(store)(visual_fit_unit(of, chosen))
+    assert text_units(of, chosen, text_receipt.notes)[0].spec["model"] == text_receipt.outputs["model"].path
+    assert visual_units(of, chosen, visual_receipt.notes)[0].spec["model"] == visual_receipt.outputs["model"].path
     assert pack_json(visual_receipt.notes)

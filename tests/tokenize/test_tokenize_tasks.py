@@ -24,7 +24,17 @@ from imglish.tokenize.codebook import Codebook, CodebookFit
 from imglish.tokenize.rows import LandingFile, edited_captions, edited_document, read_rows
 from imglish.tokenize.tasks import TokenizeText, TokenizeVisual, model_path, text_units, visual_units
 from imglish.tokenize.text import EOS, TextTokenizer
-from tests.tokenize.tokenize_helpers import image, landing_file, pair, picture, png, recipe, text, text_model
+from tests.tokenize.tokenize_helpers import (
+    image,
+    landing_file,
+    pair,
+    picture,
+    png,
+    recipe,
+    select_files,
+    text,
+    text_model,
+)
 
 TOKENIZER = TextTokenizer(text_model())
 
@@ -46,14 +56,14 @@ def _codebook() -> Codebook:
 
 
 def text_stage(store: Store, file: LandingFile, of: Recipe | None = None) -> Receipt:
-    (unit,) = text_units(of or recipe(), store, [file], {"digest": TOKENIZER.digest})
+    (unit,) = text_units(of or recipe(), select_files(store, [file]), {"digest": TOKENIZER.digest})
     task = pickle.loads(pickle.dumps(TokenizeText(store)))
     receipt: Receipt = task(pickle.loads(pickle.dumps(unit)))
     return receipt
 
 
 def visual_stage(store: Store, file: LandingFile, of: Recipe | None = None) -> list[dict[str, Any]]:
-    (unit,) = visual_units(of or recipe(), store, [file], {"digest": _codebook().digest})
+    (unit,) = visual_units(of or recipe(), select_files(store, [file]), {"digest": _codebook().digest})
     receipt = TokenizeVisual(store)(pickle.loads(pickle.dumps(unit)))
     return rows_of(store, receipt, "images", IMAGES)
 
@@ -212,8 +222,8 @@ def test_a_unit_changes_only_with_what_it_reads(store: Store) -> None:
 
     def units(changed: Sequence[Mapping[str, Any]], **tokenize: Any) -> tuple[str, str]:
         of, other = recipe(**tokenize), landing_file(store, "one", changed)
-        (text_unit,) = text_units(of, store, [other], {"digest": TOKENIZER.digest})
-        (visual_unit,) = visual_units(of, store, [other], {"digest": _codebook().digest})
+        (text_unit,) = text_units(of, select_files(store, [other]), {"digest": TOKENIZER.digest})
+        (visual_unit,) = visual_units(of, select_files(store, [other]), {"digest": _codebook().digest})
         return text_unit.id, visual_unit.id
 
     before = units(rows)
@@ -305,6 +315,6 @@ def test_a_model_file_that_was_exchanged_is_refused(store: Store) -> None:
     other = text_model(331)
     store.put_as(model_path("0" * 64, ".model"), other)
     file = landing_file(store, "one", [pair("a", png(1), ["red"])])
-    (unit,) = text_units(recipe(), store, [file], {"digest": "0" * 64})
+    (unit,) = text_units(recipe(), select_files(store, [file]), {"digest": "0" * 64})
     with pytest.raises(TokenizerError, match="fit it again"):
         TokenizeText(store)(unit)

@@ -18,6 +18,7 @@ from imglish.records import ANNOTATIONS, DECISIONS, LANDING, pack_json, table
 from imglish.seeds import stream
 from imglish.storage import Store
 from imglish.tokenize.rows import LandingFile
+from imglish.tokenize.select import Selected, SelectTask, select_units
 from imglish.tokenize.text import train_text
 
 WORDS = """
@@ -83,6 +84,12 @@ def landing_file(store: Store, source: str, rows: Sequence[Mapping[str, Any]]) -
         store.put_table("tables/annotate", table([row | {"captions": None} for row in whole], ANNOTATIONS)),
         store.put_table("tables/decide", table(whole, DECISIONS)),
     )
+
+
+def select_files(store: Store, files: Sequence[LandingFile]) -> list[Selected]:
+    """The files as the stage "select" hands them on, without an engine."""
+    receipts = [SelectTask(store)(unit) for unit in select_units(files)]
+    return [Selected(file, receipt.notes) for file, receipt in zip(files, receipts, strict=True)]
 
 
 def _row(source: str, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,185 @@
+"""A small build of a few rows of each source, to see what the rest will take.
+
+    samples, receipts = sample_sources(recipe, ["photos", "prose"])
+    samples["photos"].rows, receipts["annotate"][0].run["seconds"]
+
+Up to `PARTS` parts of a source are read to their end, or for `SECONDS`; `ROWS` rows of each go through the real
+pipeline in this process and in a temporary folder. URL lists are left out: planning sends no request. A sample that
+cannot be built to the end (all its rows are dropped, say) gives the receipts of the stages that it got through.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from imglish.digests import canonical_json, json_digest
+from imglish.errors import ImglishError
+from imglish.ingest.land import FOLDER, INDEX, STAGE, landing_counts, landing_table, occurrence, source_content
+from imglish.ingest.sources import reader
+from imglish.ingest.sources.base import Part
+from imglish.pipeline import Pipeline
+from imglish.recipe import Recipe, SourceConfig
+from imglish.stages import Commit, Load, Receipt, Reduce, Task, Unit
+from imglish.storage import Store
+
+PARTS, ROWS, SECONDS = 3, 24, 2.0
+"""Parts of a source, rows of a part that are built, seconds to read a part."""
+
+Receipts = Mapping[str, Sequence[Receipt]]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much a source holds: units, rows, bytes of payload."""
+
+    units: int
+    rows: int
+    bytes: int
+
+
+class InlineEngine:
+    """Does the work in this process and keeps every receipt by stage."""
+
+    def __init__(self) -> None:
+        self.receipts: dict[str, list[Receipt]] = defaultdict(list)
+
+    def map(self, task: Task, units: Sequence[Unit]) -> Iterator[Receipt]:
+        for unit in units:
+            self.receipts[unit.stage].append(task(unit))
+            yield self.receipts[unit.stage][-1]
+
+    def group(
+        self, load: Load, pieces: Sequence[Mapping[str, Any]], buckets: Sequence[int], reduce: Reduce
+    ) -> Iterator[Receipt]:
+        rows = pa.concat_tables([load(piece) for piece in pieces])
+        for bucket in buckets:
+            mine = rows.filter(pc.equal(rows.column("bucket"), bucket))
+            self.receipts[reduce.stage].append(reduce(bucket, mine))
+            yield self.receipts[reduce.stage][-1]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+@dataclass
+class _Read:
+    """What was read of a source."""
+
+    parts: Sequence[Part]
+    landed: list[dict[str, Any]] = field(default_factory=list)
+    rows: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    unread: float = 0.0
+    """Rows behind the place where reading a part was given up, by the size of its file."""
+
+    def extent(self, read: int) -> Extent:
+        """Of the whole source, when `read` parts were read; rows from the parts' specs where those say it."""
+        whole = (self.rows + self.unread) * len(self.parts) / max(1, read)
+        rows = told_rows(self.parts) or round(whole)
+        return Extent(len(self.parts), rows, round(self.bytes * rows / max(1, self.rows)))
+
+
+def told_rows(parts: Sequence[Part]) -> int | None:
+    """Rows of all parts, when each says how many it has."""
+    told = [part.spec.get("rows") for part in parts]
+    counts = [count for count in told if isinstance(count, int)]
+    return sum(counts) if counts and len(counts) == len(told) else None
+
+
+def sample_sources(
+    recipe: Recipe, sources: Sequence[SourceConfig]
+) -> tuple[dict[str, Extent], Receipts, dict[str, float]]:
+    """The extent of each source, whose files have to be here; of a small build the receipts and seconds by stage."""
+    folder = tempfile.mkdtemp(prefix="imglish-plan-")
+    try:
+        engine = InlineEngine()
+        store = Store(folder)
+        extents: dict[str, Extent] = {}
+        units: dict[str, list[str]] = {}
+        for source in sources:
+            found = _read(recipe, source)
+            extents[source.name] = found.extent(min(PARTS, len(found.parts)))
+            if found.landed:
+                units[source.name] = [_land(store, engine, source, found)]
+        small = _small(recipe, [source for source in sources if source.name in units], folder)
+        if small is not None:
+            index = {
+                source.name: {"config": json_digest(source_content(small, source)), "units": units[source.name]}
+                for source in small.source
+            }
+            store.put_as(INDEX, canonical_json(index))
+            pipeline = Pipeline(small, engine)
+            with suppress(ImglishError, ValueError):
+                pipeline.build()
+            return extents, dict(engine.receipts), pipeline.seconds
+        return extents, {}, {}
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _read(recipe: Recipe, source: SourceConfig) -> _Read:
+    """Rows of some parts, evenly spaced; the first `ROWS` of each as landing has them."""
+    found = reader(source)
+    read = _Read(found.parts(source, recipe.root))
+    count = min(PARTS, len(read.parts))
+    for number in range(count):
+        part = read.parts[number * len(read.parts) // count]
+        began, taken, size = time.perf_counter(), 0, 0
+        for row in found.rows(source, part):
+            landed = occurrence(source, row)
+            taken += 1
+            size += landed["bytes"] or 0
+            if taken <= ROWS:
+                read.landed.append(landed)
+            if time.perf_counter() - began > SECONDS:
+                read.unread += max(0.0, _file_bytes(part) / max(1, size) - 1) * taken
+                break
+        read.rows += taken
+        read.bytes += size
+        read.seconds += time.perf_counter() - began
+    return read
+
+
+def _file_bytes(part: Part) -> int:
+    """Size of the files that a part's fingerprint lists, 0 when it does not."""
+    return sum(entry[1] for entry in part.fingerprint if isinstance(entry, list) and isinstance(entry[1], int))
+
+
+def _land(store: Store, engine: InlineEngine, source: SourceConfig, read: _Read) -> str:
+    """A landing file of the sampled rows; its receipt says how long reading took a row."""
+    unit = json_digest(source.name)[:32]
+    commit = Commit(store, FOLDER, STAGE, unit)
+    commit.began -= read.seconds * len(read.landed) / max(1, read.rows)
+    output = store.put_table(FOLDER, landing_table(read.landed))
+    counts = landing_counts(read.landed)
+    engine.receipts[STAGE].append(commit({"rows": output}, counts, {"source": source.name}))
+    return unit
+
+
+def _small(recipe: Recipe, sources: Sequence[SourceConfig], folder: str) -> Recipe | None:
+    """The recipe with these sources only, a quick fit, and one shard a split; None without sources."""
+    if not sources:
+        return None
+    tokenize = recipe.tokenize
+    visual = tokenize.visual.model_copy(update={"iterations": 1, "sample_images": 64})
+    pack = recipe.pack.model_copy(update={"train_shards": 1, "validation_shards": 1, "rounds": 1, "repeat": {}})
+    changes = {
+        "root": str(Path(folder, "nothing-here")),
+        "work": folder,
+        "source": tuple(sources),
+        "tokenize": tokenize.model_copy(update={"visual": visual}),
+        "pack": pack,
+    }
+    return recipe.model_copy(update=changes)
