@@ -24,7 +24,7 @@ from imglish.digests import canonical_json, json_digest
 from imglish.errors import ImglishError, LockError, SourceError, StageError, StorageError
 from imglish.ingest.annotate import AnnotateTask, annotate_units
 from imglish.ingest.decide import decide
-from imglish.ingest.land import land
+from imglish.ingest.land import land, landing_files
 from imglish.ingest.tally import TallyTask, Verdicts, tally_units, verdicts, wipe_outs
 from imglish.recipe import Recipe, content_fields
 from imglish.shards.images import CODEC
@@ -150,11 +150,11 @@ class Pipeline:
         )
 
     def _decided(self) -> list[LandingFile]:
-        """Landing, annotations and decisions, one file each per landing unit."""
+        """Landing, annotations and decisions: for every landing file one of each."""
         with self._timed("land"):
             landed = land(self.store, self.engine, self.recipe, self.progress, self.note)
             self.landed_bytes = {name: counts_of(receipts).get("bytes", 0) for name, receipts in landed.items()}
-            landing = [receipt.outputs["rows"] for receipts in landed.values() for receipt in receipts]
+            landing = [file for receipts in landed.values() for file in landing_files(receipts)]
         if not sum(output.rows for output in landing):
             raise SourceError("the sources hold no occurrence at all; check `path` of each [[source]]")
         with self._timed("annotate"):
