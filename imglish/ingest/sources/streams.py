@@ -114,35 +114,64 @@ def open_stream(url: str, at: int = 0) -> BinaryIO:
 
 
 class Unpacked(io.RawIOBase):
-    """A decompressed stream; whatever is wrong with it is an OSError, and so is a bomb."""
+    """A decompressed stream; whatever is wrong with it is an OSError, and so is a bomb.
+
+    Everything before the damage is given: a read that fails has swallowed what it had, so it is made again, byte by byte.
+    """
 
     def __init__(self, file: BinaryIO, coding: str) -> None:
-        self._file, self._from = file, file.tell()
+        self._file, self._coding, self._from = file, coding, file.tell()
         self._read = 0
-        if coding == "xz":
-            self._stream: Any = lzma.LZMAFile(file)  # noqa: SIM115 - closed with the stream
-        else:
-            self._stream = pa.CompressedInputStream(pa.PythonFile(file, mode="r"), coding)
+        self._careful = False
+        self._stream = self._opened()
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        try:
-            data = self._stream.read(len(buffer))
-        except (ValueError, EOFError, lzma.LZMAError, MemoryError) as error:
-            raise OSError(str(error)) from None
+        data = self._some(1 if self._careful else len(buffer))
         buffer[: len(data)] = data
         self._read += len(data)
         if self._read > BOMB_BYTES and self._read > BOMB_RATIO * (self._file.tell() - self._from):
             raise OSError(f"a decompression bomb: more than {BOMB_RATIO} times its size after {self._read} bytes")
         return len(data)
 
+    def _some(self, size: int) -> bytes:
+        try:
+            return bytes(self._stream.read(size))
+        except (OSError, ValueError, EOFError, lzma.LZMAError, MemoryError) as error:
+            if self._careful:
+                raise OSError(str(error)) from None
+        self._careful = True
+        self._file.seek(self._from)
+        self._stream = self._opened()
+        left = self._read
+        while left:
+            left -= len(self._stream.read(min(left, 1 << 16)))
+        return self._some(1)
+
+    def _opened(self) -> Any:
+        if self._coding == "xz":
+            return lzma.LZMAFile(self._file)
+        return pa.CompressedInputStream(pa.PythonFile(_Unclosed(self._file), mode="r"), self._coding)
+
     def close(self) -> None:
         if not self.closed:
             self._stream.close()
             self._file.close()
         super().close()
+
+
+class _Unclosed:
+    """A file that a stream over it does not close."""
+
+    closed = False
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.read, self.tell, self.seek = file.read, file.tell, file.seek
+
+    def close(self) -> None:
+        """Its owner closes it."""
 
 
 def _frame_spans(file: File, step: int) -> list[Span]:
