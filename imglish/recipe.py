@@ -36,7 +36,7 @@ class SourceConfig(Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
     """Short name, unique in the recipe; part of every occurrence's identity."""
     format: str
-    """Reader, such as "folder", "csv", "url-list", "html-figures", "html-text", "text"."""
+    """Reader, such as "folder", "url-list", "webdataset", "text" (docs/sources.md), or "readers/mine.py:Mine"."""
     kind: Kind
     """What its rows are: pair, image or text."""
     path: str
@@ -47,6 +47,10 @@ class SourceConfig(Section):
     """Licence of the source as a whole, carried to the metadata of every sample."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of the reader, checked by it."""
+    expected_rows: Annotated[int | None, RUN] = Field(default=None, gt=0)
+    """How many rows its publisher says it has, for `imglish plan` before the files are there."""
+    expected_bytes: Annotated[int | None, RUN] = Field(default=None, gt=0)
+    """Size of its files or of what its URLs give, as its publisher says."""
 
 
 class FetchConfig(Section):

@@ -42,7 +42,7 @@ def test_a_csv_names_image_files_beside_it(tmp_path: Path) -> None:
     rows = rows_of(source("csv", "pair", image="file", captions=["english", "german"], url="source"), tmp_path)
     assert [(row.row, row.payload, row.captions, row.url) for row in rows] == [
         ("shots.csv#30", JPEG, ['A cat, "Tom"\nasleep', "Eine Katze"], "https://x.example/a"),
-        ("shots.csv#102", PNG, ["", "Hund"], None),
+        ("shots.csv#96", PNG, ["", "Hund"], None),
     ]
 
 

@@ -26,7 +26,7 @@ from pydantic import Field
 from imglish.ingest.sources.base import Part, Row
 from imglish.ingest.sources.files import expect_kind, find_files, printable, read_options
 from imglish.ingest.sources.pictures import Pictures, places_stamp
-from imglish.ingest.sources.streams import open_stream, plain_suffixes
+from imglish.ingest.sources.streams import open_stream, plain_suffixes, read_some
 from imglish.recipe import Section, SourceConfig
 
 JSON_BYTES = 1 << 30
@@ -168,7 +168,7 @@ def json_elements(url: str) -> Iterator[tuple[int, Any, str | None]]:
                     yield begin + at, value, None
                     at = end
                 elif more and len(text) - at < ELEMENT_CHARACTERS:
-                    data = stream.read(max(_CHUNK, len(text) - at))
+                    data = read_some(stream, max(_CHUNK, len(text) - at))
                     more = bool(data)
                     begin, text, at = begin + at, text[at:] + _whole_text(data, stream), 0
                 else:

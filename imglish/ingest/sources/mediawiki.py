@@ -28,7 +28,7 @@ from pydantic import Field
 from imglish.ingest.sources import streams
 from imglish.ingest.sources.base import Part, Row
 from imglish.ingest.sources.files import File, expect_kind, find_files, open_file, printable, read_options
-from imglish.ingest.sources.streams import Span, coding_of, open_stream
+from imglish.ingest.sources.streams import Span, coding_of, open_stream, read_some
 from imglish.recipe import Section, SourceConfig
 
 PAGE_BYTES = 16 << 20
@@ -131,7 +131,7 @@ def _elements(stream: BinaryIO) -> Iterator[tuple[bytes, bool]]:
     MediaWiki escapes `<` in texts, so its tags are nowhere else.
     """
     buffer = b""
-    while data := stream.read(_READ):
+    while data := read_some(stream, _READ):
         buffer += data
         while (begin := buffer.find(b"<page>")) >= 0:
             end = buffer.find(b"</page>", begin)

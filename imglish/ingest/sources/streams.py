@@ -36,6 +36,7 @@ _TABLE_FOOTER = struct.Struct("<IBI")  # frames, descriptor, magic (facebook/zst
 _TABLE_MAGIC = 0x8F92EAB1
 _SKIPPABLE = 0x184D2A5E
 _MAX_FRAMES = 1 << 24
+_DAMAGE = (OSError, ValueError, EOFError, lzma.LZMAError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,11 @@ def stream_lines(stream: BinaryIO, offset: int, longest: int) -> Iterator[tuple[
             offset += len(line)
 
 
+def read_some(stream: Any, size: int) -> bytes:
+    """At most `size` bytes, whatever can be had before the stream breaks off."""
+    return bytes(getattr(stream, "read1", stream.read)(size))
+
+
 def open_stream(url: str, at: int = 0) -> BinaryIO:
     """A file opened for reading from byte `at`, decompressed by its suffix.
 
@@ -123,13 +129,14 @@ class Unpacked(io.RawIOBase):
         self._file, self._coding, self._from = file, coding, file.tell()
         self._read = 0
         self._careful = False
+        self._error: OSError | None = None
         self._stream = self._opened()
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = self._some(1 if self._careful else len(buffer))
+        data = self._some(len(buffer))
         buffer[: len(data)] = data
         self._read += len(data)
         if self._read > BOMB_BYTES and self._read > BOMB_RATIO * (self._file.tell() - self._from):
@@ -137,18 +144,31 @@ class Unpacked(io.RawIOBase):
         return len(data)
 
     def _some(self, size: int) -> bytes:
+        if self._careful:
+            return self._byte_by_byte(size)
         try:
             return bytes(self._stream.read(size))
-        except (OSError, ValueError, EOFError, lzma.LZMAError, MemoryError) as error:
-            if self._careful:
-                raise OSError(str(error)) from None
+        except _DAMAGE:
+            pass
         self._careful = True
         self._file.seek(self._from)
         self._stream = self._opened()
         left = self._read
         while left:
             left -= len(self._stream.read(min(left, 1 << 16)))
-        return self._some(1)
+        return self._byte_by_byte(size)
+
+    def _byte_by_byte(self, size: int) -> bytes:
+        """What there is before the damage; the call after that raises what it is."""
+        data = bytearray()
+        try:
+            while self._error is None and len(data) < size and (byte := self._stream.read(1)):
+                data += byte
+        except _DAMAGE as error:
+            self._error = OSError(str(error))
+        if self._error is not None and not data:
+            raise self._error
+        return bytes(data)
 
     def _opened(self) -> Any:
         if self._coding == "xz":

@@ -195,6 +195,9 @@ class _Capped:
     def __init__(self, stream: Any) -> None:
         self.seek, self.tell, self._stream = stream.seek, stream.tell, stream
 
+    def seekable(self) -> bool:
+        return True
+
     def read(self, size: int) -> bytes:
         if not 0 <= size <= MEMBER_BYTES + tarfile.BLOCKSIZE:
             raise tarfile.ReadError(f"a header of {size} bytes")

@@ -14,6 +14,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Literal
 
+import orjson
 from pydantic import field_validator
 
 from imglish.errors import SourceError
@@ -212,19 +213,29 @@ def _decoded_pieces(name: str, url: str, options: TextOptions) -> Iterator[Row]:
 def _objects(name: str, url: str, span: Span, options: TextOptions) -> Iterator[Row]:
     """The rows of the lines that begin in a span."""
     field, licence, source = options.text, options.licence, options.url
-    offset = span.start
+    described_by = licence is not None or source is not None
+    loads, offset = orjson.loads, span.start
     try:
         for offset, line in span_lines(url, span):
-            if line.isspace():
+            try:
+                values = loads(line)
+                row = Row(f"{name}#{offset}", values[field].encode())
+            except (ValueError, LookupError, TypeError, AttributeError):  # the common case costs no call more than this
+                if not line.isspace():
+                    yield _odd_object(f"{name}#{offset}", line, options)
                 continue
-            row = f"{name}#{offset}"
-            record = parse_json(line, offset, row)
-            if record.values is None:
-                yield Row(row, status=record.status, detail=record.detail)
-                continue
-            yield text_row(described(Row(row), record.values, licence, source), record.values.get(field), field)
+            yield described(row, values, licence, source) if described_by else row
     except OSError as error:
         yield _broken(name, offset, error)
+
+
+def _odd_object(row: str, line: bytes, options: TextOptions) -> Row:
+    """The row of a line that is not a plain object with a text, with the reason."""
+    record = parse_json(line, 0, row)
+    if record.values is None:
+        return Row(row, status=record.status, detail=record.detail)
+    found = described(Row(row), record.values, options.licence, options.url)
+    return text_row(found, record.values.get(options.text), options.text)
 
 
 def _broken(name: str, offset: int, error: OSError) -> Row:
