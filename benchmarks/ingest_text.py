@@ -4,9 +4,10 @@
     python -m benchmarks.ingest_text --output benchmarks/results       # and writes a dated note
 
 One process each, taking turns; medians count. `floor` is zstandard's stream reader, a line at a time into
-orjson.loads, nothing kept. `rows` is the reader of format "text": Row objects with UTF-8 payloads. `land` is a whole unit: rows, checks, record ids
-(BLAKE2b), sorting, Parquet with zstd, SHA-256 of the files, fsync, receipt; its writing overlaps in a second thread. The documents are word soup from the
-standard library's own documentation, log-normal in length, 2.4 KB in the mean; zstd level 3.
+orjson.loads, nothing kept. `rows` is the reader of format "text": Row objects with UTF-8 payloads. `land` is a whole
+unit: rows, checks, record ids (BLAKE2b), sorting, Parquet with zstd, SHA-256 of the files, fsync, receipt; its writing
+overlaps in a second thread. The documents are word soup from the standard library's own documentation, log-normal in
+length, 2.4 KB in the mean; zstd level 3.
 """
 
 from __future__ import annotations
@@ -112,7 +113,8 @@ def main() -> None:
         text = [
             f"# Ingesting text, {today}",
             "",
-            f"`python -m benchmarks.ingest_text --megabytes {given.megabytes} --rounds {given.rounds}` on {os.cpu_count()} cores, "
+            f"`python -m benchmarks.ingest_text --megabytes {given.megabytes} --rounds {given.rounds}` on "
+            f"{os.cpu_count()} cores, "
             f"Python {platform.python_version()}, {versions}. MB/s of JSON lines.",
             "",
             "| what | value |",

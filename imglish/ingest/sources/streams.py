@@ -122,7 +122,7 @@ def open_stream(url: str, at: int = 0) -> BinaryIO:
 class Unpacked(io.RawIOBase):
     """A decompressed stream; whatever is wrong with it is an OSError, and so is a bomb.
 
-    Everything before the damage is given: a read that fails has swallowed what it had, so it is made again, byte by byte.
+    Everything before the damage is given: a read that fails has swallowed what it had, so it is made again, by bytes.
     """
 
     def __init__(self, file: BinaryIO, coding: str) -> None:
