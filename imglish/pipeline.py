@@ -24,7 +24,7 @@ from imglish.digests import canonical_json, json_digest
 from imglish.errors import ImglishError, LockError, SourceError, StageError, StorageError
 from imglish.ingest.annotate import AnnotateTask, annotate_units
 from imglish.ingest.decide import decide
-from imglish.ingest.land import land
+from imglish.ingest.land import land, landing_files
 from imglish.ingest.tally import TallyTask, Verdicts, tally_units, verdicts, wipe_outs
 from imglish.lease import lease
 from imglish.recipe import Recipe, content_fields
@@ -156,11 +156,11 @@ class Pipeline:
         )
 
     def _decided(self) -> list[LandingFile]:
-        """Landing, annotations and decisions, one file each per landing unit."""
+        """Landing, annotations and decisions: for every landing file one of each."""
         with self._timed("land"):
             landed = land(self.store, self.engine, self.recipe, self.progress, self.note)
             self.landed = landed
-            landing = [receipt.outputs["rows"] for receipts in landed.values() for receipt in receipts]
+            landing = [file for receipts in landed.values() for file in landing_files(receipts)]
         if not sum(output.rows for output in landing):
             raise SourceError("the sources hold no occurrence at all; check `path` of each [[source]]")
         with self._timed("annotate"):

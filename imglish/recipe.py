@@ -47,7 +47,7 @@ class SourceConfig(Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
     """Short name, unique in the recipe; part of every occurrence's identity."""
     format: str
-    """Reader, such as "folder", "csv", "url-list", "html-figures", "html-text", "text"."""
+    """Reader, such as "folder", "url-list", "webdataset", "text" (docs/sources.md), or "readers/mine.py:Mine"."""
     kind: Kind
     """What its rows are: pair, image or text."""
     path: str

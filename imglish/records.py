@@ -68,6 +68,9 @@ LANDING = pa.schema(
     not_image        an answer that is no image format we know
     sha256_mismatch  not the content that the source announced
     fetch_error      any other failure on the way
+    skipped          no sample by its nature: a redirect, a page outside the articles
+
+`sha256` is null for texts, whose record id is a digest of the same bytes (ADR 11).
 """
 
 ANNOTATIONS = pa.schema(

@@ -25,9 +25,10 @@ import pyarrow.compute as pc
 
 from imglish.digests import canonical_json, json_digest
 from imglish.errors import ImglishError
-from imglish.ingest.land import FOLDER, INDEX, STAGE, landing_counts, landing_table, occurrence, source_content
+from imglish.ingest.land import FOLDER, INDEX, STAGE, source_content
+from imglish.ingest.landing import LandingFiles
 from imglish.ingest.sources import reader
-from imglish.ingest.sources.base import Part
+from imglish.ingest.sources.base import Part, Row
 from imglish.pipeline import Pipeline
 from imglish.recipe import Recipe, SourceConfig
 from imglish.stages import Commit, Load, Receipt, Reduce, Task, Unit
@@ -77,7 +78,7 @@ class _Read:
     """What was read of a source."""
 
     parts: Sequence[Part]
-    landed: list[dict[str, Any]] = field(default_factory=list)
+    landed: list[Row] = field(default_factory=list)
     rows: int = 0
     bytes: int = 0
     seconds: float = 0.0
@@ -131,18 +132,17 @@ def sample_sources(
 
 def _read(recipe: Recipe, source: SourceConfig) -> _Read:
     """Rows of some parts, evenly spaced; the first `ROWS` of each as landing has them."""
-    found = reader(source)
+    found = reader(source, recipe.root)
     read = _Read(found.parts(source, recipe.root))
     count = min(PARTS, len(read.parts))
     for number in range(count):
         part = read.parts[number * len(read.parts) // count]
         began, taken, size = time.perf_counter(), 0, 0
         for row in found.rows(source, part):
-            landed = occurrence(source, row)
             taken += 1
-            size += landed["bytes"] or 0
+            size += len(row.payload or b"")
             if taken <= ROWS:
-                read.landed.append(landed)
+                read.landed.append(row)
             if time.perf_counter() - began > SECONDS:
                 read.unread += max(0.0, _file_bytes(part) / max(1, size) - 1) * taken
                 break
@@ -162,9 +162,11 @@ def _land(store: Store, engine: InlineEngine, source: SourceConfig, read: _Read)
     unit = json_digest(source.name)[:32]
     commit = Commit(store, FOLDER, STAGE, unit)
     commit.began -= read.seconds * len(read.landed) / max(1, read.rows)
-    output = store.put_table(FOLDER, landing_table(read.landed))
-    counts = landing_counts(read.landed)
-    engine.receipts[STAGE].append(commit({"rows": output}, counts, {"source": source.name}))
+    with LandingFiles(store, unit, source) as files:
+        for row in read.landed:
+            files.add(row)
+        outputs, counts = files.finish()
+    engine.receipts[STAGE].append(commit(outputs, counts, {"source": source.name}))
     return unit
 
 

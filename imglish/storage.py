@@ -174,11 +174,11 @@ class Store:
                 self._publish(temporary, target)
         return Output(target, sha256, size, rows)
 
-    def put_table(self, folder: str, table: pa.Table, suffix: str = ".parquet") -> Output:
-        """Commit a table as zstd Parquet with row groups of at most 32 MB uncompressed."""
+    def put_table(self, folder: str, table: pa.Table, suffix: str = ".parquet", bulky: Sequence[str] = ()) -> Output:
+        """Commit a table as zstd Parquet with row groups of at most 32 MB uncompressed; see `write_parquet`."""
 
         def write(file: BinaryIO) -> int:
-            write_parquet(table, file)
+            write_parquet(table, file, bulky)
             return int(table.num_rows)
 
         return self.put(folder, suffix, write)
@@ -296,11 +296,23 @@ def default_scratch(root: str) -> str:
     return str(Path(tempfile.gettempdir(), f"imglish-{hashlib.sha256(root.encode()).hexdigest()[:16]}"))
 
 
-def write_parquet(table: pa.Table, file: BinaryIO) -> None:
-    """Write a table as zstd Parquet, row groups sized by the table's mean row."""
+def write_parquet(table: pa.Table, file: BinaryIO, bulky: Sequence[str] = ()) -> None:
+    """Write a table as zstd Parquet, row groups sized by the table's mean row.
+
+    Columns in `bulky` hold payloads, which differ: they get no dictionary and no statistics.
+    """
     row_bytes = max(1, table.nbytes // max(1, table.num_rows))
     rows = max(1, min(1 << 20, PARQUET_ROW_GROUP_BYTES // row_bytes))
-    pq.write_table(table, file, row_group_size=rows, compression="zstd", compression_level=3)
+    others: bool | list[str] = [name for name in table.column_names if name not in bulky] if bulky else True
+    pq.write_table(
+        table,
+        file,
+        row_group_size=rows,
+        compression="zstd",
+        compression_level=1 if bulky else 3,
+        use_dictionary=others,
+        write_statistics=others,
+    )
 
 
 def _scan(folder: str) -> dict[str, Listed]:

@@ -25,7 +25,7 @@ from typing import Any
 from imglish.demo.packages import Report
 from imglish.demo.recipes import DEMO_RECIPE, restrict
 from imglish.errors import RecipeError, SourceError
-from imglish.ingest.sources.files import IMAGE_SUFFIXES
+from imglish.ingest.sources.files import IMAGE_SUFFIXES, File
 from imglish.ingest.sources.tabular import SUFFIXES, Table, open_table
 from imglish.recipe import DecideConfig, FetchConfig, Recipe, SourceConfig, TextRules, load_recipe
 from imglish.records import Kind
@@ -113,7 +113,7 @@ def _image_sources(found: _Found) -> list[SourceConfig]:
 def _table_sources(data: Path, found: _Found, report: Report) -> list[SourceConfig]:
     sources: list[SourceConfig] = []
     for path in found.tables:
-        table = open_table(str(data / path), path.name)
+        table = open_table(File(str(data / path), path.name, (data / path).stat().st_size, ""))
         columns = table.columns()
         choice = _choose(columns, _first_row(table))
         if choice is None:
@@ -131,7 +131,7 @@ def _table_sources(data: Path, found: _Found, report: Report) -> list[SourceConf
                 options=options,
             )
         )
-        rows = sum(part["rows"] for part in table.ranges(1_000_000))
+        rows = sum(cut["rows"] if "rows" in cut else sum(1 for _ in table.read(cut)) for cut in table.cuts())
         found.counts[kind] += rows
         found.text_bytes += (data / path).stat().st_size if kind == "text" else rows * CAPTION_BYTES
     return sources
@@ -155,7 +155,7 @@ def _choose(columns: Sequence[str], first: dict[str, Any]) -> tuple[Kind, bool, 
 
 
 def _first_row(table: Table) -> dict[str, Any]:
-    specs = table.ranges(1)[:1]
+    specs = table.cuts()[:1]
     return dict(next((record.values for record in table.read(specs[0]) if record.values), {})) if specs else {}
 
 

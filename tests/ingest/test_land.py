@@ -12,13 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from imglish.digests import record_id
 from imglish.errors import SourceError, StorageError
 from imglish.ingest import land as land_module
-from imglish.ingest.land import LandTask, check_row, land, land_units, landing_table
+from imglish.ingest import landing as landing_module
+from imglish.ingest.checks import check_row
+from imglish.ingest.land import LandTask, land, land_units, landing_files
 from imglish.ingest.sources.base import Part, Row
 from imglish.recipe import Recipe, SourceConfig, make_recipe
 from imglish.records import LANDING, unpack_json
@@ -60,7 +61,7 @@ def store_of(made: Recipe) -> Store:
 
 
 def rows(store: Store, receipts: Sequence[Receipt]) -> list[dict[str, Any]]:
-    return [row for receipt in receipts for row in store.read_table(receipt.outputs["rows"].path).to_pylist()]
+    return [row for file in landing_files(receipts) for row in store.read_table(file.path).to_pylist()]
 
 
 FOLDER = {"format": "folder", "kind": "pair"}
@@ -75,7 +76,7 @@ def test_rows_land_sorted_with_ids_sizes_and_reasons(tmp_path: Path) -> None:
     made = recipe(tmp_path, {**FOLDER, "licence": "CC0"})
     store = store_of(made)
     ((receipt,),) = land(store, Inline(), made).values()
-    table = store.read_table(receipt.outputs["rows"].path)
+    table = store.read_table(receipt.outputs["rows/000000"].path)
     assert table.schema == LANDING
     found = table.to_pylist()
     expected = sorted(
@@ -178,16 +179,11 @@ def test_a_url_list_lands_through_the_fetcher(tmp_path: Path) -> None:
         receipts = land(store_of(made), Inline(), made)["s0"]
         assert sentinel.connections == 0
     assert len(receipts) == 2
-    found = {row["row"]: row for row in rows(store_of(made), receipts)}
+    found = sorted(rows(store_of(made), receipts), key=lambda row: int(row["row"].partition("#")[2]))
     words = ["ok", "http_404", "not_image", "timeout", "refused", "bad_row"]
-    assert {name: row["status"] for name, row in sorted(found.items())} == {
-        f"list.csv#{n}": w for n, w in enumerate(words)
-    }
-    assert (found["list.csv#0"]["payload"], found["list.csv#0"]["attempts"], found["list.csv#0"]["url"]) == (
-        JPEG,
-        1,
-        urls[0],
-    )
+    assert [row["status"] for row in found] == words
+    assert found[0]["row"] == "list.csv#12"  # the byte where the line begins
+    assert (found[0]["payload"], found[0]["attempts"], found[0]["url"]) == (JPEG, 1, urls[0])
     other = recipe(tmp_path, {"format": "url-list", "kind": "pair"}, fetch={**fetch, "timeout": 3.0, "threads": 2})
     assert [unit.id for unit in land_units(other, other.source[0])] == [receipt.unit for receipt in receipts]
     other = recipe(tmp_path, {"format": "url-list", "kind": "pair"}, fetch={**fetch, "max_bytes": 5})
@@ -219,7 +215,7 @@ def test_a_source_that_is_gone_is_an_error_if_its_landing_is_not_whole_or_its_op
     relicensed = recipe(tmp_path, {**FOLDER, "licence": "CC0"})
     with pytest.raises(SourceError, match="nothing at"):
         land(store_of(made), Inline(), relicensed)
-    store_of(made).remove(receipt.outputs["rows"].path)
+    store_of(made).remove(receipt.outputs["rows/000000"].path)
     with pytest.raises(SourceError, match="nothing at"):
         land(store_of(made), Inline(), made)
 
@@ -249,10 +245,10 @@ def test_a_row_name_that_comes_twice_is_an_error_that_names_it(tmp_path: Path, m
         def rows(self, config: SourceConfig, part: Part) -> Iterator[Row]:
             yield from (Row("a.jpg", payload=JPEG, captions=["x"]) for _ in range(2))
 
-    monkeypatch.setattr(land_module, "reader", lambda config: Twice())
+    monkeypatch.setattr(land_module, "reader", lambda config, root: Twice())
     write(tmp_path, {"a.jpg": JPEG})
     made = recipe(tmp_path, FOLDER)
-    with pytest.raises(SourceError, match=r"source 's0', part p: row 'a\.jpg' comes more than once"):
+    with pytest.raises(SourceError, match=r"source 's0': row 'a\.jpg' comes more than once"):
         land(store_of(made), Inline(), made)
 
 
@@ -264,14 +260,101 @@ def test_a_source_without_rows_lands_as_an_empty_table(tmp_path: Path) -> None:
     assert counts_of(receipts) == {"occurrences": 0, "bytes": 0}
 
 
-def test_large_payloads_are_chunked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(land_module, "_BATCH_BYTES", 100)
-    given = [{"source": "s", "row": str(n), "kind": "text", "record_id": bytes([n]), "payload": b"x" * 60, "bytes": 60,
-              "status": "ok"} for n in (3, 1, 2)]  # fmt: skip
-    table = landing_table(given)
-    assert table.column("row").to_pylist() == ["1", "2", "3"]
-    assert table.column("payload").num_chunks == 3
-    assert isinstance(table, pa.Table)
+class Counted:
+    """A reader of 25 rows in one part; `read` says how many it was asked for."""
+
+    name, version = "text", 1
+    read = 0
+    dies_at = 25
+
+    def parts(self, config: SourceConfig, root: str) -> list[Part]:
+        return [Part("p", [], [])]
+
+    def rows(self, config: SourceConfig, part: Part) -> Iterator[Row]:
+        for number in range(25):
+            if number == Counted.dies_at:
+                raise KeyboardInterrupt
+            Counted.read += 1
+            yield (
+                Row(f"r{number:02d}", payload=f"text {number}".encode())
+                if number % 7
+                else Row(f"r{number:02d}", status="bad_row", detail="seventh")
+            )
+
+
+@pytest.fixture
+def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    monkeypatch.setattr(land_module, "reader", lambda config, root: Counted())
+    monkeypatch.setattr(landing_module, "FILE_ROWS", 10)
+    monkeypatch.setattr(Counted, "read", 0)
+    write(tmp_path, {"a.txt": "x"})
+    return recipe(tmp_path, {"format": "text", "kind": "text"})
+
+
+def test_one_unit_lands_in_files_of_bounded_size_each_sorted(counted: Recipe) -> None:
+    store = store_of(counted)
+    ((receipt,),) = land(store, Inline(), counted).values()
+    assert [(name, output.rows) for name, output in receipt.outputs.items()] == [
+        ("rows/000000", 10), ("rows/000001", 10), ("rows/000002", 5)
+    ]  # fmt: skip
+    assert receipt.counts == {"occurrences": 25, "bytes": 139, "status/bad_row": 4, "status/ok": 21}
+    for number, file in enumerate(landing_files([receipt])):
+        found = store.read_table(file.path).to_pylist()
+        assert [row["row"] for row in found] == [
+            row["row"] for row in sorted(found, key=lambda r: (r["record_id"] is None, r["record_id"], r["row"]))
+        ]
+        assert {row["row"] for row in found} == {f"r{n:02d}" for n in range(10 * number, min(25, 10 * number + 10))}
+    assert not list(store.files("landing/progress"))
+
+
+def test_payload_bytes_close_a_file_too(counted: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(landing_module, "FILE_BYTES", 30)
+    ((receipt,),) = land(store_of(counted), Inline(), counted).values()
+    sizes = [sum(row["bytes"] or 0 for row in store_of(counted).read_table(file.path).to_pylist())
+             for file in landing_files([receipt])]  # fmt: skip
+    assert max(sizes) <= 30 + 7
+    assert sum(sizes) == receipt.counts["bytes"]
+
+
+def test_a_unit_that_died_goes_on_behind_its_committed_files_and_gives_the_same(
+    counted: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clean = land(Store(tmp_path / "clean"), Inline(), counted)
+    store = store_of(counted)
+    monkeypatch.setattr(Counted, "dies_at", 24)
+    with pytest.raises(KeyboardInterrupt):
+        land(store, Inline(), counted)
+    committed = sorted(path for path in store.files("landing") if path.endswith(".parquet"))
+    assert len(committed) == 2
+    stamps = {path: (store.path(path).stat().st_mtime_ns, store.path(path).stat().st_ino) for path in committed}
+    monkeypatch.setattr(Counted, "dies_at", 25)
+    again = land(store, Inline(), counted)
+    assert [r.outputs for r in again["s0"]] == [r.outputs for r in clean["s0"]]
+    assert [r.counts for r in again["s0"]] == [r.counts for r in clean["s0"]]
+    assert {path: (store.path(path).stat().st_mtime_ns, store.path(path).stat().st_ino) for path in stamps} == stamps
+    assert not list(store.files("landing/progress"))
+
+
+def test_progress_whose_files_are_gone_begins_anew(counted: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = store_of(counted)
+    monkeypatch.setattr(Counted, "dies_at", 24)
+    with pytest.raises(KeyboardInterrupt):
+        land(store, Inline(), counted)
+    store.remove(next(path for path in store.files("landing") if path.endswith(".parquet")))
+    monkeypatch.setattr(Counted, "dies_at", 25)
+    ((receipt,),) = land(store, Inline(), counted).values()
+    assert len(rows(store, [receipt])) == 25
+
+
+def test_a_row_name_that_comes_twice_in_two_files_of_a_unit_is_found(
+    counted: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def twice(self: Counted, config: SourceConfig, part: Part) -> Iterator[Row]:
+        yield from (Row(f"r{number % 15}", payload=b"x") for number in range(16))
+
+    monkeypatch.setattr(Counted, "rows", twice)
+    with pytest.raises(SourceError, match="row 'r0' comes more than once"):
+        land(store_of(counted), Inline(), counted)
 
 
 def test_a_kill_between_output_and_receipt_leaves_a_state_that_can_be_finished(tmp_path: Path) -> None:
@@ -293,7 +376,7 @@ def test_a_kill_between_output_and_receipt_leaves_a_state_that_can_be_finished(t
     left = list(store_of(made).files("landing"))
     assert [Path(path).suffix for path in left] == [".parquet"]
     ((receipt,),) = land(store_of(made), Inline(), made).values()
-    assert receipt.outputs["rows"].path in left
+    assert receipt.outputs["rows/000000"].path in left
     assert not [path for path in store_of(made).files() if ".tmp-" in path]
 
 

@@ -115,7 +115,7 @@ def test_a_source_may_be_an_fsspec_url() -> None:
         (row,) = rows_of(source("folder", "pair", "memory://imglish-test"), ".")
         assert (row.row, row.payload, row.captions) == ("a.jpg", JPEG, ["A picture"])
         (row,) = rows_of(source("csv", "pair", "memory://imglish-test/*.csv"), ".")
-        assert (row.row, row.payload, row.captions) == ("list.csv#0", JPEG, ["x"])
+        assert (row.row, row.payload, row.captions) == ("list.csv#14", JPEG, ["x"])
     finally:
         fs.rm("/imglish-test", recursive=True)
 
@@ -134,7 +134,7 @@ def test_unknown_formats_and_options_get_a_suggestion(tmp_path: Path) -> None:
     write(tmp_path, {"a.csv": "image,caption\n"})
     with pytest.raises(RecipeError, match=r"unknown format 'parkuet'; did you mean 'parquet'\?"):
         reader(source("parkuet", "pair"))
-    with pytest.raises(RecipeError, match="unknown format 'zzz'; known are archive, csv"):
+    with pytest.raises(RecipeError, match="unknown format 'zzz'; known are archive, coco, csv"):
         reader(source("zzz", "pair"))
     with pytest.raises(RecipeError, match=r"source 's': unknown option captoins; did you mean captions\?"):
         parts_of(source("csv", "pair", captoins=["x"]), tmp_path)

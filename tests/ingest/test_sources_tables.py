@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
 import json
@@ -17,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imglish.errors import RecipeError, SourceError
-from imglish.ingest.sources import tables
+from imglish.ingest.sources import streams
 from imglish.ingest.sources.base import TO_FETCH
-from imglish.ingest.sources.tabular import CsvTable, JsonTable, open_table
+from imglish.ingest.sources.files import File
+from imglish.ingest.sources.tabular import CsvTable, JsonTable, TableLayout, open_table
 from imglish.ingest.sources.urls import UrlList
 from tests.ingest.source_helpers import parts_of, rows_of, source, statuses, write
 from tests.ingest.web_helpers import image_bytes
@@ -41,8 +41,8 @@ def test_a_csv_names_image_files_beside_it(tmp_path: Path) -> None:
     write(tmp_path, {"shots.csv": "\ufeff" + lines, "pics/a.jpg": JPEG, "b.png": PNG})
     rows = rows_of(source("csv", "pair", image="file", captions=["english", "german"], url="source"), tmp_path)
     assert [(row.row, row.payload, row.captions, row.url) for row in rows] == [
-        ("shots.csv#0", JPEG, ['A cat, "Tom"\nasleep', "Eine Katze"], "https://x.example/a"),
-        ("shots.csv#1", PNG, ["", "Hund"], None),
+        ("shots.csv#30", JPEG, ['A cat, "Tom"\nasleep', "Eine Katze"], "https://x.example/a"),
+        ("shots.csv#96", PNG, ["", "Hund"], None),
     ]
 
 
@@ -63,8 +63,9 @@ def test_broken_csv_rows_say_why_and_the_others_are_read(tmp_path: Path) -> None
     write(tmp_path, {"t.csv": b"\n".join(lines), "a.jpg": JPEG})
     rows = rows_of(source("csv", "pair"), tmp_path)
     words = ["ok", "missing_file", "bad_row", "not_utf8", "refused", "refused", "bad_row", "bad_row", "ok"]
-    assert statuses(rows) == {f"t.csv#{number}": word for number, word in enumerate(words)}
-    assert rows[2].detail == "t.csv, row 2 at byte 47: 3 cells under 2 columns"
+    starts = [sum(len(line) + 1 for line in lines[:n]) for n in range(1, 11) if lines[n]]
+    assert statuses(rows) == {f"t.csv#{at}": word for at, word in zip(starts, words, strict=True)}
+    assert rows[2].detail == "t.csv, row at byte 47: 3 cells under 2 columns"
     assert all(row.detail for row in rows if row.status != "ok")
 
 
@@ -168,28 +169,6 @@ def test_a_parquet_that_is_damaged_inside_gives_rows_and_the_reason(tmp_path: Pa
     assert "rows 0 to 99 cannot be read" in str(rows[0].detail)
 
 
-@pytest.mark.parametrize("suffix", ["csv", "csv.gz", "csv.zst", "jsonl", "jsonl.gz", "jsonl.zst", "parquet"])
-def test_parts_read_their_own_rows_and_together_all(
-    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tables, "PART_ROWS", 7)
-    texts = [f"text {n}\n" * (n % 3 + 1) + "é" for n in range(40)]
-    file = io.StringIO(newline="")
-    csv.writer(file).writerows([["text"], *[[text] for text in texts]])
-    lines = "\n".join(json.dumps({"text": text}) for text in texts)
-    data = {"c": file.getvalue().encode(), "j": lines.encode(), "p": parquet({"text": texts}, row_group_size=16)}[
-        suffix[0]
-    ]
-    data = gzip.compress(data) if suffix.endswith("gz") else data
-    data = zstandard.compress(data) if suffix.endswith("zst") else data
-    write(tmp_path, {f"t.{suffix}": data})
-    config = source(suffix.partition(".")[0], "text")
-    assert len(parts_of(config, tmp_path)) in (6, 8)  # 40 rows, or 16 + 16 + 8
-    assert [(row.row, (row.payload or b"").decode()) for row in rows_of(config, tmp_path)] == [
-        (f"t.{suffix}#{n}", text) for n, text in enumerate(texts)
-    ]
-
-
 @pytest.mark.parametrize("suffix", ["gz", "zst"])
 def test_a_compressed_table_that_breaks_off_gives_what_was_whole_and_the_reason(tmp_path: Path, suffix: str) -> None:
     lines = "\n".join(json.dumps({"text": f"{n} {n * 2654435761 % 2**32}"}) for n in range(20_000)).encode()
@@ -199,25 +178,7 @@ def test_a_compressed_table_that_breaks_off_gives_what_was_whole_and_the_reason(
     assert len(rows) > 1000
     assert {row.status for row in rows[:-1]} == {"ok"}
     assert rows[-1].status == "bad_row"
-    assert "cannot be read after row" in str(rows[-1].detail)
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    st.lists(st.lists(st.text(max_size=8).filter(lambda t: "\0" not in t), min_size=2, max_size=2), max_size=12),
-    st.integers(1, 5),
-)
-def test_any_csv_reads_the_same_whole_and_in_ranges(
-    tmp_path_factory: pytest.TempPathFactory, cells: Any, step: int
-) -> None:
-    path = tmp_path_factory.mktemp("csv") / "t.csv"
-    with path.open("w", encoding="utf-8", errors="replace", newline="") as file:
-        csv.writer(file, quoting=csv.QUOTE_ALL).writerows([["a", "b"], *cells])
-    table = CsvTable(str(path), "t.csv", ",")
-    whole = [record for spec in table.ranges(1000) for record in table.read(spec)]
-    ranged = [record for spec in table.ranges(step) for record in table.read(spec)]
-    assert ranged == whole
-    assert [list((record.values or {}).values()) for record in whole] == cells
+    assert "cannot be read after the row at byte" in str(rows[-1].detail)
 
 
 @settings(max_examples=60, deadline=None)
@@ -225,19 +186,21 @@ def test_any_csv_reads_the_same_whole_and_in_ranges(
 def test_no_bytes_crash_a_text_table(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.mktemp("junk") / "t"
     path.write_bytes(b"a,b\n" + data)
-    for table in (CsvTable(str(path), "t.csv", ","), JsonTable(str(path), "t.jsonl")):
+    file = File(str(path), "t", path.stat().st_size, "")
+    layouts = [TableLayout(), TableLayout(multiline=False), TableLayout(quotes=False), TableLayout(header=["a", "b"])]
+    for table in (*(CsvTable(file, ",", layout) for layout in layouts), JsonTable(file)):
         table.columns()
-        for spec in table.ranges(3):
-            for record in table.read(spec):
+        for cut in table.cuts(3):
+            for record in table.read(cut):
                 assert (record.values is None) == (record.status != "ok")
 
 
 def test_a_changed_image_makes_its_part_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "PART_ROWS", 1)
+    monkeypatch.setattr(streams, "SPAN_BYTES", 20)
     write(tmp_path, {"t.csv": "image,caption\na.jpg,x\nb.jpg,y\n", "a.jpg": JPEG})
-    before = parts_of(source("csv", "pair"), tmp_path)
+    before = parts_of(source("csv", "pair", multiline=False), tmp_path)
     write(tmp_path, {"b.jpg": JPEG})
-    after = parts_of(source("csv", "pair"), tmp_path)
+    after = parts_of(source("csv", "pair", multiline=False), tmp_path)
     assert [one.fingerprint == two.fingerprint for one, two in zip(before, after, strict=True)] == [True, False]
 
 
@@ -253,11 +216,11 @@ def test_a_url_list_gives_rows_to_fetch(tmp_path: Path) -> None:
     ]
     assert [row.captions for row in rows] == [["A"], None, ["C"], None]
     config = source("url-list", "image")
-    assert [part.spec["rows"] for part in UrlList(unit_rows=3).parts(config, str(tmp_path))] == [3, 1]
+    assert [part.name for part in UrlList(unit_rows=3).parts(config, str(tmp_path))] == ["t.csv#0", "t.csv#59"]
     with pytest.raises(RecipeError, match="only images are fetched"):
         parts_of(source("url-list", "text"), tmp_path)
 
 
 def test_an_unknown_kind_of_table_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"t\.xlsx: not a table; known names end in \.csv"):
-        open_table(str(tmp_path / "t.xlsx"), "t.xlsx")
+        open_table(File(str(tmp_path / "t.xlsx"), "t.xlsx", 0, ""))

@@ -10,7 +10,7 @@ import pytest
 import zstandard
 
 from imglish.errors import RecipeError, SourceError
-from imglish.ingest.sources import texts
+from imglish.ingest.sources import streams
 from tests.ingest.source_helpers import parts_of, rows_of, source, statuses, write
 
 
@@ -47,7 +47,7 @@ def test_paragraphs_or_lines_may_be_documents(tmp_path: Path) -> None:
     write(tmp_path, {"a.txt": "One\nmore\n \n\n\nTwo\r\n\r\nThree\n"})
     rows = rows_of(source("text", "text", split="paragraphs"), tmp_path)
     assert [(row.row, row.payload) for row in rows] == [
-        ("a.txt#0", b"One\nmore"), ("a.txt#1", b"Two"), ("a.txt#2", b"Three")
+        ("a.txt#0", b"One\nmore"), ("a.txt#13", b"Two"), ("a.txt#20", b"Three")
     ]  # fmt: skip
     rows = rows_of(source("text", "text", split="lines"), tmp_path)
     assert [row.payload for row in rows] == [b"One", b"more", b"Two", b"Three"]
@@ -75,7 +75,7 @@ def test_byte_ranges_read_every_line_once(tmp_path: Path, step: int, monkeypatch
     documents = [f"{'é' * (n % 9)}{n}" for n in range(30)]
     write(tmp_path, {"a.jsonl": "\n".join(json.dumps({"text": text}, ensure_ascii=False) for text in documents)})
     whole = rows_of(source("text", "text"), tmp_path)
-    monkeypatch.setattr(texts, "RANGE_BYTES", step)
+    monkeypatch.setattr(streams, "SPAN_BYTES", step)
     ranged = rows_of(source("text", "text"), tmp_path)
     assert ranged == whole
     assert [(row.payload or b"").decode() for row in ranged] == documents
@@ -95,8 +95,7 @@ def test_compressed_jsonl_reads_the_same_and_says_where_it_breaks_off(tmp_path: 
 
 
 def test_a_line_longer_than_the_limit_is_a_bad_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(texts, "LINE_BYTES", 40)
-    monkeypatch.setattr("imglish.ingest.sources.tabular.LINE_BYTES", 40)
+    monkeypatch.setattr(streams, "LINE_BYTES", 40)
     write(tmp_path, {"a.jsonl": json.dumps({"text": "x" * 100}) + "\n" + '{"text": "short"}\n'})
     rows = rows_of(source("text", "text"), tmp_path)
     assert [(row.status, row.payload) for row in rows] == [("bad_row", None), ("ok", b"short")]

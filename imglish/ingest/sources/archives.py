@@ -1,28 +1,24 @@
-"""`archive`: members of tar and zip files: npm packages, WebDataset shards, zipped folders.
+"""`archive`: members of tar and zip files: npm packages, zipped folders, tars of tars.
 
     fluent-emoji.tgz#package/assets/1f600.webp          kind image
     00012.tar#000120003.jpg + 000120003.txt or .json    kind pair
     books.zip#emma.txt                                  kind text
 
-Nothing is extracted to disk. Only plain files are read; a name that is absolute or climbs with `..`, and a link or
-device with an image's name, is a row with status "refused". A member, and the archive's payloads together, are
-bounded in size as decompressed. One archive is one part; one that is damaged gives the rows before the damage and one
-that says so.
+    winter21.tar#n01440764.tar#n01440764_18.JPEG        with `nested = true`: archives inside the archive
+    openwebtext.tar#openwebtext/urlsf_subset00-1_data.xz#0000001-abc.txt
+
+`captions = "folder"` takes the class of an image (its folder, or the archive inside the archive that holds it) for the
+caption; `classes` names a file that says what the classes are called (labels.py). An archive is one part, but a large
+plain tar is cut by its headers; one that is damaged gives the rows before the damage and one that says so.
 """
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import json
-import lzma
-import tarfile
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from typing import IO, Any, BinaryIO, Protocol
+from dataclasses import replace
+from typing import Any
 
 from pydantic import Field
 
@@ -36,70 +32,90 @@ from imglish.ingest.sources.files import (
     printable,
     read_options,
 )
-from imglish.ingest.sources.tables import is_inside
+from imglish.ingest.sources.labels import ClassNames, read_classes, with_class
+from imglish.ingest.sources.tabular import parse_json
+from imglish.ingest.sources.tars import (
+    BROKEN,
+    MEMBER_BYTES,
+    TAR_SUFFIXES,
+    ZIP_SUFFIXES,
+    Archive,
+    Cut,
+    Member,
+    is_hidden,
+    open_archive,
+    read_member,
+    tar_cuts,
+)
 from imglish.recipe import Section, SourceConfig
 
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-ZIP_SUFFIXES = (".zip",)
-MEMBER_BYTES = 64 << 20
-"""A larger member is `too_large`."""
 CAPTION_BYTES = 1 << 20
-_DECOMPRESS: dict[str, Callable[[BinaryIO], Any]] = {
-    ".gz": gzip.open,
-    ".tgz": gzip.open,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
-}
-_BROKEN = (
-    OSError,
-    EOFError,
-    ValueError,
-    RecursionError,  # tarfile follows chains of extension headers by recursion
-    NotImplementedError,  # zip methods that Python lacks
-    RuntimeError,  # encrypted zip members
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-)
+"""A longer caption member is `too_large`."""
+_INNER_SUFFIXES = (*TAR_SUFFIXES, *ZIP_SUFFIXES, ".xz", ".gz", ".bz2")
+_BOMB_RATIO = 100
+_BOMB_BYTES = 2 << 30
 
 
 class ArchiveOptions(Section):
     """What of the archive is read."""
 
     captions: str = "caption"
-    """Field of a `.json` beside an image that holds its caption or a list of captions; `.txt` needs none."""
-    max_bytes: int = Field(default=2 << 30, gt=0)
-    """Payloads of one archive together, decompressed; a unit keeps them in memory."""
+    """Field of a `.json` beside an image that holds its caption or a list of captions (`.txt` needs none), or "folder":
+    the image's class."""
+    classes: str | None = None
+    """File of class names, one "n01440764 tench, Tinca tinca" a line, relative to the recipe's `root`."""
+    nested: bool = False
+    """Whether the members to read are in archives inside the archive."""
+    max_bytes: int | None = Field(default=None, gt=0)
+    """Payloads of one archive together, decompressed; None is 2 GiB or 100 times the archive."""
 
 
 class Archives:
     """Images, pairs or documents in tar and zip files."""
 
     name = "archive"
-    version = 1
+    version = 2
 
     def parts(self, config: SourceConfig, root: str) -> list[Part]:
-        read_options(config, ArchiveOptions)
-        files = find_files(config, root, (*TAR_SUFFIXES, *ZIP_SUFFIXES))
-        return [Part(file.name, [file.url], [file.fingerprint()], {"file": file.name}) for file in files]
+        options = read_options(config, ArchiveOptions)
+        names, stamp = read_classes(config, root, options.classes)
+        more = [] if stamp is None else [stamp]
+        parts = []
+        for file in find_files(config, root, (*TAR_SUFFIXES, *ZIP_SUFFIXES)):
+            beside = config.kind == "pair" and options.captions != "folder"  # captions may be anywhere in it
+            cuts = [Cut()] if beside else tar_cuts(file, lambda a, b: True, few=options.nested)
+            limit = options.max_bytes or max(_BOMB_BYTES, _BOMB_RATIO * file.size)
+            for cut in cuts:
+                spec = {"file": file.name, "cut": cut.to_json(), "limit": limit, "classes": names}
+                name = file.name if cut.start == 0 else f"{file.name}@{cut.start}"
+                parts.append(Part(name, [file.url], [file.fingerprint(), *more], spec))
+        return parts
 
     def rows(self, config: SourceConfig, part: Part) -> Iterator[Row]:
         options = read_options(config, ArchiveOptions)
-        name, url = part.spec["file"], part.files[0]
+        name, url, cut = part.spec["file"], part.files[0], Cut(**part.spec["cut"])
         captions: dict[str, Row] = {}
-        if config.kind == "pair":
-            captions = {_stem(row.row): row for row in _members(name, url, (".txt", ".json"), CAPTION_BYTES)}
+        if config.kind == "pair" and options.captions != "folder":
+            found = _members(name, url, cut, (".txt", ".json"), CAPTION_BYTES, options.nested)
+            captions = {_stem(row.row): row for row in found}
         suffixes = (".txt", ".md") if config.kind == "text" else IMAGE_SUFFIXES
-        left = options.max_bytes
-        for row in _members(name, url, suffixes, MEMBER_BYTES):
+        left = part.spec["limit"]
+        for row in _members(name, url, cut, suffixes, MEMBER_BYTES, options.nested):
             left -= len(row.payload or b"")
             if row.payload is not None and left < 0:
-                said = f"the archive's payloads are more than {options.max_bytes} bytes; split it or raise max_bytes"
+                said = f"the archive's payloads are more than {part.spec['limit']} bytes; raise max_bytes if it is well"
                 row = replace(row, payload=None, status="too_large", detail=said)
             if config.kind == "pair" and row.status == "ok":
-                row = _with_captions(row, captions.get(_stem(row.row)), options.captions)
+                row = _captioned(row, captions, options, part.spec["classes"])
             yield row
+
+
+def _captioned(row: Row, captions: Mapping[str, Row], options: ArchiveOptions, classes: ClassNames) -> Row:
+    if options.captions != "folder":
+        return _with_captions(row, captions.get(_stem(row.row)), options.captions)
+    path = row.row.split("#")
+    folder = path[-1].rpartition("/")[0].rpartition("/")[2] or path[-2].rpartition("/")[2].partition(".")[0]
+    return with_class(row, folder, classes)
 
 
 def _stem(name: str) -> str:
@@ -115,11 +131,15 @@ def _with_captions(row: Row, found: Row | None, field: str) -> Row:
     if found.row.lower().endswith(".txt"):
         lines = caption_lines(found.payload)
         return not_utf8(row, found.row, found.payload) if lines is None else replace(row, captions=lines)
-    try:
-        value = json.loads(found.payload)
-        captions = value.get(field) if isinstance(value, dict) else None
-    except (ValueError, RecursionError) as error:
-        return replace(row, status="bad_row", detail=f"{found.row}: not JSON: {printable(str(error))[:200]}")
+    return with_json_captions(row, found, field)
+
+
+def with_json_captions(row: Row, found: Row, field: str) -> Row:
+    """The row with the text or the list in one field of a JSON member."""
+    record = parse_json(found.payload or b"", 0, found.row)
+    if record.values is None:
+        return replace(row, status=record.status, detail=record.detail)
+    captions: Any = record.values.get(field)
     if isinstance(captions, str):
         captions = [captions]
     if not isinstance(captions, list):
@@ -127,132 +147,62 @@ def _with_captions(row: Row, found: Row | None, field: str) -> Row:
     return replace(row, captions=captions)
 
 
-@dataclass(frozen=True)
-class _Member:
-    """A member before it is read; `why_not` is set when its name or type is refused."""
-
-    name: str
-    size: int
-    handle: Any
-    why_not: str | None
-
-
-class _Archive(Protocol):
-    """An open archive."""
-
-    def members(self) -> Iterator[_Member]: ...
-
-    def open(self, member: _Member) -> IO[bytes] | None: ...
-
-
-def _members(archive: str, url: str, suffixes: tuple[str, ...], limit: int) -> Iterator[Row]:
+def _members(archive: str, url: str, cut: Cut, suffixes: tuple[str, ...], limit: int, nested: bool) -> Iterator[Row]:
     """A row for each member with one of the suffixes; the last one says so if the archive breaks off."""
-    seen: dict[str, int] = {}
+    wanted = _INNER_SUFFIXES if nested else suffixes
+    done = 0
     try:
         with ExitStack() as stack:
-            opened = _open(archive, stack.enter_context(open_file(url)), stack)
-            for member in opened.members():
-                if not member.name.lower().endswith(suffixes) or (member.why_not is None and _hidden(member.name)):
-                    continue
-                count = seen[member.name] = seen.get(member.name, 0) + 1
-                row = Row(f"{archive}#{member.name}" if count == 1 else f"{archive}#{member.name}~{count}")
-                yield (
-                    _read(opened, member, row, limit)
-                    if count == 1
-                    else replace(
-                        row,
-                        status="bad_row",
-                        detail=f"{member.name} is in the archive more than once; the first counts",
-                    )
-                )
-    except _BROKEN as error:
-        detail = f"{archive}: cannot be read after {sum(seen.values())} members: {printable(str(error))[:200]}"
-        yield Row(f"{archive}#", status="bad_row", detail=detail)
+            opened = open_archive(archive, stack.enter_context(open_file(url)), stack, cut)
+            for row, member in _named(archive, opened, wanted, cut.seen):
+                done += 1
+                if row.status != "ok":
+                    yield row
+                elif nested:
+                    yield from _inner(opened, member, row, suffixes, limit)
+                else:
+                    yield read_member(opened, member, row, limit)
+    except BROKEN as error:
+        yield _broken(archive, cut.start, done, error)
 
 
-def _hidden(name: str) -> bool:
-    """Whether a part of a name begins with a dot, as in `._cat.jpg`, but for `.` and `..`."""
-    return any(part.startswith(".") and part.strip(".") for part in name.split("/"))
-
-
-def _read(archive: _Archive, member: _Member, row: Row, limit: int) -> Row:
+def _inner(outer: Archive, member: Member, row: Row, suffixes: tuple[str, ...], limit: int) -> Iterator[Row]:
+    """The rows of an archive inside an archive; damage ends it, not the one around it."""
     if member.why_not is not None:
-        return replace(row, status="refused", detail=member.why_not)
-    if member.size > limit:
-        return replace(row, status="too_large", detail=f"{member.size} bytes, the limit is {limit}")
+        yield replace(row, status="refused", detail=member.why_not)
+        return
+    done = 0
     try:
         with ExitStack() as stack:
-            file = archive.open(member)
-            payload = b"" if file is None else stack.enter_context(file).read(limit + 1)
-    except _BROKEN as error:
-        return replace(row, status="bad_row", detail=f"{member.name}: {printable(str(error))[:200]}")
-    if len(payload) > limit:
-        return replace(row, status="too_large", detail=f"more than {limit} bytes, {member.size} announced")
-    if len(payload) < member.size:
-        return replace(row, status="bad_row", detail=f"{member.name}: {len(payload)} of {member.size} bytes are there")
-    return replace(row, payload=payload)
+            file = outer.open(member)
+            if file is None:
+                return
+            opened = open_archive(member.name, stack.enter_context(file), stack)
+            for inner, found in _named(row.row, opened, suffixes, {}):
+                done += 1
+                yield inner if inner.status != "ok" else read_member(opened, found, inner, limit)
+    except BROKEN as error:
+        yield _broken(row.row, 0, done, error)
 
 
-def _open(name: str, file: BinaryIO, stack: ExitStack) -> _Archive:
-    lower = name.lower()
-    if lower.endswith(ZIP_SUFFIXES):
-        return _Zip(stack.enter_context(zipfile.ZipFile(file)))
-    opener = next((found for suffix, found in _DECOMPRESS.items() if lower.endswith(suffix)), None)
-    stream = file if opener is None else stack.enter_context(opener(file))
-    capped: Any = _Capped(stream)
-    return _Tar(stack.enter_context(tarfile.TarFile(fileobj=capped, encoding="utf-8")), capped)
+def _named(
+    archive: str, opened: Archive, suffixes: tuple[str, ...], before: Mapping[str, int]
+) -> Iterator[tuple[Row, Member]]:
+    """(row, member) of the wanted members; one whose name came before is a bad row."""
+    seen = Counter(before)
+    for member in opened.members():
+        if not member.name.lower().endswith(suffixes) or (member.why_not is None and is_hidden(member.name)):
+            continue
+        seen[member.name] += 1
+        count = seen[member.name]
+        if count == 1:
+            yield Row(f"{archive}#{member.name}"), member
+        else:
+            said = f"{member.name} is in the archive more than once; the first counts"
+            yield Row(f"{archive}#{member.name}~{count}", status="bad_row", detail=said), member
 
 
-class _Capped:
-    """A stream that refuses huge single reads: tarfile reads an extension header whole, whatever size it claims."""
-
-    name = ""
-    mode = "rb"
-
-    def __init__(self, stream: Any) -> None:
-        self.seek, self.tell, self._stream = stream.seek, stream.tell, stream
-
-    def read(self, size: int) -> bytes:
-        if not 0 <= size <= MEMBER_BYTES + tarfile.BLOCKSIZE:
-            raise tarfile.ReadError(f"a header of {size} bytes")
-        return bytes(self._stream.read(size))
-
-
-class _Tar:
-    def __init__(self, file: tarfile.TarFile, stream: _Capped) -> None:
-        self.file, self.stream = file, stream
-
-    def members(self) -> Iterator[_Member]:
-        for info in self.file:
-            if not info.isdir():
-                why = None if info.isreg() else "a link or device, not a file"
-                yield _Member(printable(info.name), info.size, info, _unsafe(info.name) or why)
-        self._require_end()
-
-    def _require_end(self) -> None:
-        """tarfile takes a damaged header after the first for the end; only a block of zeros is."""
-        self.stream.seek(self.file.offset)
-        if self.stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError(f"neither a header nor the end mark at byte {self.file.offset}")
-
-    def open(self, member: _Member) -> IO[bytes] | None:
-        return self.file.extractfile(member.handle)
-
-
-class _Zip:
-    def __init__(self, file: zipfile.ZipFile) -> None:
-        self.file = file
-
-    def members(self) -> Iterator[_Member]:
-        for info in self.file.infolist():
-            if not info.is_dir():
-                link = (info.external_attr >> 16) & 0o170000 == 0o120000  # Unix mode, S_IFLNK
-                why = "a link, not a file" if link else None
-                yield _Member(printable(info.filename), info.file_size, info, _unsafe(info.filename) or why)
-
-    def open(self, member: _Member) -> IO[bytes] | None:
-        return self.file.open(member.handle)
-
-
-def _unsafe(name: str) -> str | None:
-    return None if is_inside(name) else f"{printable(name)[:200]!r} leads out of the archive"
+def _broken(archive: str, start: int, done: int, error: BaseException) -> Row:
+    where = f" behind byte {start}" if start else ""
+    said = f"{archive}: cannot be read after {done} members{where}: {printable(str(error))[:200]}"
+    return Row(f"{archive}#{f'@{start}' if start else ''}", status="bad_row", detail=said)

@@ -10,14 +10,12 @@ URL. Names are relative to the fixed part of the path, so a source that moves ke
 from __future__ import annotations
 
 import difflib
-import io
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, TypeVar
 
 import fsspec
-import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import ValidationError
 
@@ -27,7 +25,6 @@ from imglish.recipe import Section, SourceConfig
 from imglish.records import Kind
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif")
-COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 PART_FILES = 500
 """Files in one part, on average."""
 PART_BYTES = 128 << 20
@@ -123,6 +120,8 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 def _listing(fs: fsspec.AbstractFileSystem, path: str) -> tuple[str, dict[str, Any]]:
     """(fixed folder, info by path) of a file, a folder or a glob; nothing found is an empty dictionary."""
+    if path.startswith(("http://", "https://")):  # a web server has files; asking for a folder would download them
+        return path.rpartition("/")[0], {path: fs.info(path)} if fs.exists(path) else {}
     if fs.isdir(path):
         return str(fs._strip_protocol(path)), fs.find(path, detail=True)
     if fs.exists(path):
@@ -198,25 +197,17 @@ def open_file(url: str) -> BinaryIO:
     return fs.open(path, "rb")  # type: ignore[no-any-return]
 
 
-def open_stream(url: str) -> BinaryIO:
-    """A file opened for reading lines, decompressed when it ends in .gz or .zst.
-
-    A damaged or truncated stream raises OSError where it breaks off, give or take 64 KB.
-    """
-    file = open_file(url)
-    coding = next((coding for suffix, coding in COMPRESSED.items() if url.lower().endswith(suffix)), None)
-    if coding is None:
-        return file
-    return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file, mode="r"), coding), 64 << 10)
+def is_inside(path: str) -> bool:
+    """Whether a relative path from untrusted data stays below its folder."""
+    parts = path.replace("\\", "/").split("/")
+    return not (
+        path.startswith(("/", "\\")) or ".." in parts or "://" in path or parts[0].endswith(":") or "\0" in path
+    )
 
 
-def skip(stream: BinaryIO, count: int) -> None:
-    """Move on by `count` bytes, by reading when the stream cannot seek."""
-    if stream.seekable():
-        stream.seek(count, io.SEEK_CUR)
-        return
-    while count > 0 and (data := stream.read(min(count, 1 << 20))):
-        count -= len(data)
+def is_local(url: str) -> bool:
+    """Whether a path or URL is on a local disk."""
+    return "://" not in url or url.startswith("file://")
 
 
 def read_payload(row: Row, url: str) -> Row:
@@ -246,12 +237,3 @@ def not_utf8(row: Row, where: str, data: bytes) -> Row:
     except UnicodeDecodeError as error:
         return replace(row, status="not_utf8", detail=f"{where}: byte {data[error.start]:#04x} at offset {error.start}")
     raise ValueError(f"{where} is UTF-8")
-
-
-def stream_lines(stream: BinaryIO, offset: int, longest: int) -> Iterator[tuple[int, bytes]]:
-    """(offset, line) from a stream at `offset`; a line over `longest` bytes is cut there, its rest skipped."""
-    while line := stream.readline(longest):
-        yield offset, line
-        offset += len(line)
-        while not line.endswith(b"\n") and (line := stream.readline(longest)):
-            offset += len(line)

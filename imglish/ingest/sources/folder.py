@@ -4,13 +4,16 @@
     photos/park/dog.txt          A dog jumps over a log.
                                  Un chien saute.
 
-A row is named by the image's relative path. A pair without caption file has status "no_caption".
+A row is named by the image's relative path. A pair without caption file has status "no_caption". With
+`captions = "folder"` the name of the image's folder is its caption (class folders); `classes` says what the classes are
+called, without which a WordNet id (n01440764) is no caption (labels.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Literal
 
 from imglish.errors import SourceError
 from imglish.ingest.sources.base import Part, Row
@@ -25,11 +28,17 @@ from imglish.ingest.sources.files import (
     read_payload,
     split_files,
 )
+from imglish.ingest.sources.labels import read_classes, with_class
 from imglish.recipe import Section, SourceConfig
 
 
 class FolderOptions(Section):
-    """The format has no options."""
+    """Where captions come from."""
+
+    captions: Literal["files", "folder"] = "files"
+    """Text files beside the images, or the name of the folder that an image is in."""
+    classes: str | None = None
+    """File of class names, one "n01440764 tench, Tinca tinca" a line, relative to the recipe's `root`."""
 
 
 class Folder:
@@ -39,22 +48,31 @@ class Folder:
     version = 1
 
     def parts(self, config: SourceConfig, root: str) -> list[Part]:
-        read_options(config, FolderOptions)
+        options = read_options(config, FolderOptions)
         expect_kind(config, ("pair", "image"), "use format 'text' for documents")
         files = find_files(config, root, (*IMAGE_SUFFIXES, ".txt"))
         captions = {_stem(file.name): file for file in files if _is_text(file)}
         images = [file for file in files if not _is_text(file)]
         if not images:
             raise SourceError(f"source {config.name!r}: {config.path} holds .txt files but no images")
-        if config.kind == "image":
+        if config.kind == "image" or options.captions == "folder":
             captions = {}
-        runs = split_files(images, lambda file: _members(file, captions))
-        return [_part(run, captions) for run in runs]
+        names, stamp = read_classes(config, root, options.classes)
+        parts = [_part(run, captions) for run in split_files(images, lambda file: _members(file, captions))]
+        if stamp is None:
+            return parts
+        return [
+            replace(part, fingerprint=[*part.fingerprint, stamp], spec={**part.spec, "classes": names})
+            for part in parts
+        ]
 
     def rows(self, config: SourceConfig, part: Part) -> Iterator[Row]:
+        by_folder = read_options(config, FolderOptions).captions == "folder"
         for name, image, caption in part.spec["rows"]:
             row = read_payload(Row(name), part.files[image])
-            if row.status == "ok" and config.kind == "pair":
+            if row.status == "ok" and config.kind == "pair" and by_folder:
+                row = with_class(row, name.rpartition("/")[0].rpartition("/")[2], part.spec.get("classes", {}))
+            elif row.status == "ok" and config.kind == "pair":
                 row = _with_captions(row, None if caption is None else part.files[caption])
             yield row
 

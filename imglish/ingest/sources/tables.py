@@ -9,35 +9,49 @@
 
 `image` is a path relative to the table's folder (or `folder` below it), or, in Parquet, bytes or a struct with
 `bytes`. `captions` is a list of text columns, or the name of one column that holds a list (a JSON list in csv and
-tsv). `text` is the column of documents for kind text. `licence` and `url` name optional columns. A row is named
-`<file>#<row number>`.
+tsv). `text` is the column of documents for kind text. `licence` and `url` name optional columns; options of
+`TableLayout` describe csv and tsv files without header or with other quoting. `preset` names the columns of a known
+layout. A row is named by where it begins: `<file>#<byte>`, in Parquet `<file>#<row number>`.
 """
 
 from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from imglish.digests import json_digest
 from imglish.errors import SourceError
 from imglish.ingest.sources.base import Part, Row
-from imglish.ingest.sources.files import File, filesystem, find_files, printable, read_options, read_payload
-from imglish.ingest.sources.tabular import SUFFIXES, JsonTable, ParquetTable, Record, Table, open_table
-from imglish.recipe import Section, SourceConfig
+from imglish.ingest.sources.files import File, filesystem, find_files, is_inside, printable, read_options, read_payload
+from imglish.ingest.sources.tabular import (
+    SUFFIXES,
+    JsonTable,
+    ParquetTable,
+    Record,
+    Table,
+    TableLayout,
+    open_table,
+)
+from imglish.recipe import SourceConfig
 
-PART_ROWS = 1000
-"""Rows of one part; a unit keeps its images in memory."""
+PRESETS: dict[str, dict[str, Any]] = {
+    "huggingface": {"image": "image", "captions": ["text"]},  # Image feature: struct<bytes, path>
+    "img2dataset": {"image": "jpg", "captions": ["caption"], "url": "url", "status": "status"},
+}
 
 
-class TableOptions(Section):
+class TableOptions(TableLayout):
     """Which column holds what."""
 
+    preset: Literal["huggingface", "img2dataset"] | None = None
+    """Column names of Hugging Face image datasets (`image`, `text`) and of img2dataset's Parquet output (`jpg`,
+    `caption`, `url`); the options below override them."""
     image: str = "image"
     """Image paths or bytes, for kinds pair and image."""
     captions: list[str] | str = Field(default=["caption"])
@@ -48,14 +62,22 @@ class TableOptions(Section):
     """Licence of the row; the source's licence where it is empty."""
     url: str | None = None
     """Where the row came from."""
+    status: str | None = None
+    """Column that says whether the row has an image: any text but "success" is the reason why not."""
     folder: str = "."
     """Folder of the images, relative to the table's."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {**PRESETS.get(values.get("preset") or "", {}), **values}
 
     def columns(self, kind: str) -> list[str]:
         """The columns that rows of a kind are made of, distinct."""
         captions = [self.captions] if isinstance(self.captions, str) else self.captions
         wanted = {"pair": [self.image, *captions], "image": [self.image], "text": [self.text]}[kind]
-        return list(dict.fromkeys([*wanted, *(name for name in (self.licence, self.url) if name is not None)]))
+        more = (self.licence, self.url, self.status if kind != "text" else None)
+        return list(dict.fromkeys([*wanted, *(name for name in more if name is not None)]))
 
 
 class Tables:
@@ -70,23 +92,27 @@ class Tables:
         options = read_options(config, TableOptions)
         parts: list[Part] = []
         for file in find_files(config, root, SUFFIXES[self.name]):
-            table = open_table(file.url, file.name)
+            table = open_table(file, options, [self.name])
             require_columns(config, table, file, options.columns(config.kind))
-            for spec in table.ranges(PART_ROWS):
-                stamps = _stamps(table, spec, config.kind, options, file)
-                parts.append(table_part(file, spec, [json_digest(stamps)] if stamps else []))
+            for cut in table.cuts():
+                stamps = _stamps(table, cut, config.kind, options, file)
+                parts.append(table_part(file, cut, [json_digest(stamps)] if stamps else []))
         return parts
 
     def rows(self, config: SourceConfig, part: Part) -> Iterator[Row]:
         options = read_options(config, TableOptions)
         folder = image_folder(part.files[0], options.folder)
-        for row, values in part_rows(part, options.columns(config.kind)):
+        for row, values in part_rows(part, options, [self.name], options.columns(config.kind)):
             if values is None:
                 yield row
                 continue
             row = described(row, values, options.licence, options.url)
             if config.kind == "text":
                 yield text_row(row, values.get(options.text), options.text)
+                continue
+            said = values.get(options.status) if options.status is not None else None
+            if isinstance(said, str) and said != "success":
+                yield replace(row, status="fetch_error", detail=f"column {options.status} says {printable(said)[:200]}")
                 continue
             row = _image_row(row, values.get(options.image), options.image, folder)
             if row.status == "ok" and config.kind == "pair":
@@ -107,24 +133,30 @@ def require_columns(config: SourceConfig, table: Table, file: File, wanted: list
             )
 
 
-def table_part(file: File, spec: Mapping[str, int], more: list[Any]) -> Part:
-    """A range of rows of one file as a part."""
-    return Part(f"{file.name}#{spec['start']}", [file.url], [file.fingerprint(), *more], {"file": file.name, **spec})
+def table_part(file: File, cut: Mapping[str, Any], more: list[Any]) -> Part:
+    """A cut of one file as a part."""
+    spec = {"file": file.name, "cut": dict(cut)}
+    return Part(f"{file.name}#{cut['start']}", [file.url], [file.fingerprint(), *more], spec)
 
 
-def part_rows(part: Part, columns: list[str]) -> Iterator[tuple[Row, Mapping[str, Any] | None]]:
+def part_rows(
+    part: Part, layout: TableLayout, formats: Sequence[str], columns: list[str]
+) -> Iterator[tuple[Row, Mapping[str, Any] | None]]:
     """(row, its values) for each record of a part; values are None for one that cannot be read."""
     name = part.spec["file"]
-    for record in open_table(part.files[0], name).read(part.spec, columns):
+    table = open_table(File(part.files[0], name, 0, ""), layout, formats)
+    for record in table.read(part.spec["cut"], columns):
         yield _named(record, name), record.values
 
 
 def _named(record: Record, name: str) -> Row:
-    return Row(f"{name}#{record.number}", status=record.status, detail=record.detail)
+    return Row(f"{name}#{record.place}", status=record.status, detail=record.detail)
 
 
 def described(row: Row, values: Mapping[str, Any], licence: str | None, url: str | None) -> Row:
     """The row with the cells of its licence and url columns, where they hold text."""
+    if licence is None and url is None:
+        return row
     return replace(row, licence=_cell_text(values, licence), url=_cell_text(values, url))
 
 
@@ -180,27 +212,19 @@ def _image_row(row: Row, cell: Any, column: str, folder: str) -> Row:
     return read_payload(row, f"{folder}/{cell}")
 
 
-def is_inside(path: str) -> bool:
-    """Whether a relative path from untrusted data stays below its folder."""
-    parts = path.replace("\\", "/").split("/")
-    return not (
-        path.startswith(("/", "\\")) or ".." in parts or "://" in path or parts[0].endswith(":") or "\0" in path
-    )
-
-
 def _shown(cell: Any) -> str:
     return "nothing" if cell is None or cell == "" else f"a {type(cell).__name__}"
 
 
 def _stamps(
-    table: Table, spec: Mapping[str, int], kind: str, options: TableOptions, file: File
+    table: Table, cut: Mapping[str, Any], kind: str, options: TableOptions, file: File
 ) -> list[tuple[str, int, str]]:
     """(path, size, mtime or etag) of the image files that a part names, so that changed files are read again."""
     if kind == "text" or (isinstance(table, ParquetTable) and not _is_text(table.schema().field(options.image).type)):
         return []
     folder = image_folder(file.url, options.folder)
     stamps = []
-    for record in table.read(spec, [options.image]):
+    for record in table.read(cut, [options.image]):
         cell = (record.values or {}).get(options.image)
         if isinstance(cell, str) and cell and is_inside(cell):
             stamps.append((printable(cell), *_stamp(f"{folder}/{cell}")))

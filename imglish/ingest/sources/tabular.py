@@ -1,13 +1,13 @@
-"""Tables as rows of values, whole or a range of them: csv, tsv, jsonl (each also .gz, .zst) and parquet.
+"""Tables as rows of values, whole or a cut of them: csv, tsv, jsonl (each also compressed) and parquet.
 
-    table = open_table(url, "list.csv")
+    table = open_table(file, layout)
     table.columns()                              # ["url", "caption"]
-    for part in table.ranges(1000): ...          # {"start": 0, "rows": 1000, "offset": 12}
-    for record in table.read(part): ...          # Record(number, values) or Record(number, None, status, detail)
+    for cut in table.cuts(): ...                 # a Span, or rows of Parquet row groups, as JSON values
+    for record in table.read(cut): ...           # Record(place, values) or Record(place, None, status, detail)
 
 A record that cannot be read carries a status instead of values; a file that breaks off gives one such record at
-the break and ends. Ranges of text formats hold byte offsets, so a part reads its own bytes only (a compressed
-file is decompressed up to them). Cells are what the format holds: text for csv and tsv; JSON values; Arrow values.
+the break and ends. `place` is the byte where a line begins, or the row number in Parquet, so it does not depend on how
+a file is cut. Cells are what the format holds: text for csv and tsv; JSON values; Arrow values.
 """
 
 from __future__ import annotations
@@ -18,31 +18,48 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imglish.errors import SourceError
-from imglish.ingest.sources.files import PART_BYTES, open_file, open_stream, printable, skip, stream_lines
+from imglish.ingest.sources import streams
+from imglish.ingest.sources.files import PART_BYTES, File, open_file, printable
+from imglish.ingest.sources.streams import Span, open_stream, plain_suffixes, span_lines, spans
+from imglish.recipe import Section
 
 SUFFIXES = {
-    "csv": (".csv", ".csv.gz", ".csv.zst"),
-    "tsv": (".tsv", ".tsv.gz", ".tsv.zst"),
-    "jsonl": (".jsonl", ".jsonl.gz", ".jsonl.zst"),
+    "csv": plain_suffixes((".csv",)),
+    "tsv": plain_suffixes((".tsv",)),
+    "jsonl": plain_suffixes((".jsonl", ".ndjson")),
     "parquet": (".parquet",),
 }
-LINE_BYTES = 64 << 20
-"""A longer line is a bad row."""
-_BATCH_ROWS = 256
+_BATCH_BYTES = 16 << 20
+_BATCH_ROWS = 1024
+_BUFFER = 4 << 20
 _SAMPLE = 100  # records whose keys make up the columns of a jsonl file
+_SAMPLE_BYTES = 64 << 10  # of a file whose mean line is wanted
+_PARQUET_ERRORS = (OSError, ValueError, OverflowError, MemoryError, pa.ArrowException)
+
+
+class TableLayout(Section):
+    """Options of a csv or tsv file that its name does not say."""
+
+    header: list[str] | None = None
+    """Names of the columns of a file whose first line is data."""
+    quotes: bool | None = None
+    """Whether cells may be quoted as in RFC 4180; None is yes for csv and no for tsv."""
+    multiline: bool = True
+    """Whether quoted cells may hold line breaks. Such a file cannot be cut: it is one unit."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One row of a table; `number` counts data rows from 0."""
+    """One row of a table; `place` is where it begins (a byte, or a row number in Parquet)."""
 
-    number: int
+    place: int
     values: Mapping[str, Any] | None
     status: str = "ok"
     detail: str | None = None
@@ -53,149 +70,184 @@ class Table(Protocol):
 
     def columns(self) -> list[str]: ...
 
-    def ranges(self, rows: int) -> list[dict[str, int]]:
-        """Specs of consecutive parts of at most `rows` rows, together the whole file."""
+    def cuts(self, rows: int | None = None) -> list[dict[str, Any]]:
+        """Specs of consecutive parts, together the whole file; of about `rows` rows each where that is wanted."""
         ...
 
-    def read(self, spec: Mapping[str, int], columns: Sequence[str] | None = None) -> Iterator[Record]:
+    def read(self, cut: Mapping[str, Any], columns: Sequence[str] | None = None) -> Iterator[Record]:
         """The records of one part; `columns` limits what is read where the format can."""
         ...
 
 
-def open_table(url: str, name: str) -> Table:
-    """The reader for a file name; SourceError for a suffix that is none of SUFFIXES."""
-    for form, suffixes in SUFFIXES.items():
-        if name.lower().endswith(suffixes):
+def open_table(file: File, layout: TableLayout | None = None, names: Sequence[str] = tuple(SUFFIXES)) -> Table:
+    """The reader for a file name; SourceError for a suffix that none of the formats `names` has."""
+    for form in names:
+        if file.name.lower().endswith(SUFFIXES[form]):
             if form == "parquet":
-                return ParquetTable(url, name)
+                return ParquetTable(file)
             if form == "jsonl":
-                return JsonTable(url, name)
-            return CsvTable(url, name, "," if form == "csv" else "\t")
-    known = ", ".join(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
-    raise SourceError(f"{name}: not a table; known names end in {known}")
+                return JsonTable(file)
+            return CsvTable(file, "," if form == "csv" else "\t", layout or TableLayout())
+    known = ", ".join(SUFFIXES[form][0] for form in names)
+    raise SourceError(f"{file.name}: not a table; known names end in {known}")
 
 
-def parse_json(line: bytes, number: int, where: str) -> Record:
+def parse_json(line: bytes, place: int, where: str) -> Record:
     """A JSON object on one line as a record."""
-    if len(line) >= LINE_BYTES:
-        return Record(number, None, "bad_row", f"{where}: line longer than {LINE_BYTES} bytes")
+    try:
+        values = orjson.loads(line)
+    except ValueError:
+        return _parse_strictly(line, place, where)
+    if type(values) is not dict:
+        return Record(place, None, "bad_row", f"{where}: a JSON {type(values).__name__} instead of an object")
+    return Record(place, values)
+
+
+def _parse_strictly(line: bytes, place: int, where: str) -> Record:
+    """What orjson refuses: a byte order mark, half surrogate pairs and NaN are taken, the rest is explained."""
+    if len(line) >= streams.LINE_BYTES:
+        return Record(place, None, "bad_row", f"{where}: line longer than {streams.LINE_BYTES} bytes")
     try:
         values = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        return Record(number, None, "not_utf8", f"{where}: byte {line[error.start]:#04x} at {error.start} of the line")
+        return Record(place, None, "not_utf8", f"{where}: byte {line[error.start]:#04x} at {error.start} of the line")
     except (ValueError, RecursionError) as error:
-        return Record(number, None, "bad_row", f"{where}: not JSON: {printable(str(error))[:200]}")
+        return Record(place, None, "bad_row", f"{where}: not JSON: {printable(str(error))[:200]}")
     if not isinstance(values, dict):
-        return Record(number, None, "bad_row", f"{where}: a JSON {type(values).__name__} instead of an object")
-    return Record(number, values)
+        return Record(place, None, "bad_row", f"{where}: a JSON {type(values).__name__} instead of an object")
+    return Record(place, values)
 
 
 class _TextTable:
-    """What line-based tables share: ranges by one pass over the records, reading from a byte offset."""
+    """What line-based tables share: spans of bytes, and an end that says why."""
 
-    def __init__(self, url: str, name: str) -> None:
-        self.url, self.name = url, name
+    def __init__(self, file: File) -> None:
+        self.file = file
 
-    def ranges(self, rows: int) -> list[dict[str, int]]:
-        specs: list[dict[str, int]] = []
-        for offset, record in self._records(None):
-            if not specs or specs[-1]["rows"] >= rows or offset - specs[-1]["offset"] >= PART_BYTES:
-                specs.append({"start": record.number, "rows": 0, "offset": offset})
-            specs[-1]["rows"] += 1
-        return specs
+    def cuts(self, rows: int | None = None) -> list[dict[str, Any]]:
+        step = None if rows is None else max(1, round(rows * self._mean_line()))
+        return [span.to_json() for span in spans(self.file, step)]
 
-    def read(self, spec: Mapping[str, int], columns: Sequence[str] | None = None) -> Iterator[Record]:
-        return (record for _, record in islice(self._records(spec), spec["rows"]))
-
-    def _records(self, spec: Mapping[str, int] | None) -> Iterator[tuple[int, Record]]:
-        """(byte offset, record) from a part's start, or of the whole file; ends with the reason if it breaks off."""
-        number = spec["start"] if spec else 0
-        offset = 0
+    def read(self, cut: Mapping[str, Any], columns: Sequence[str] | None = None) -> Iterator[Record]:
+        """Ends with the reason where the file breaks off."""
+        place = cut["start"]
         try:
-            with open_stream(self.url) as stream:
-                for offset, record in self._parse(stream, spec):
-                    number = record.number + 1
-                    yield offset, record
+            for record in self._records(Span.from_json(cut)):
+                place = record.place
+                yield record
         except OSError as error:
-            detail = f"{self.name}: cannot be read after row {number - 1}: {printable(str(error))}"
-            yield offset, Record(number, None, "bad_row", detail)
+            said = f"{self.file.name}: cannot be read after the row at byte {place}: {printable(str(error))[:200]}"
+            yield Record(place + 1, None, "bad_row", said)
 
-    def _parse(self, stream: BinaryIO, spec: Mapping[str, int] | None) -> Iterator[tuple[int, Record]]:
+    def _mean_line(self) -> float:
+        """Bytes of a line, judged by the beginning of the file."""
+        try:
+            with open_stream(self.file.url) as stream:
+                sample = stream.read(_SAMPLE_BYTES)
+        except OSError:
+            return 1.0
+        return max(1.0, len(sample) / max(1, sample.count(b"\n")))
+
+    def _records(self, span: Span) -> Iterator[Record]:
         raise NotImplementedError
 
 
 class CsvTable(_TextTable):
-    """Comma- or tab-separated values with a header line, RFC 4180 quoting, UTF-8.
+    """Comma- or tab-separated values, RFC 4180 quoting if wanted, UTF-8.
 
-    Fields over 128 KB (Python's default limit) are bad rows; long texts belong in jsonl or parquet.
+    Quoted fields over 128 KB (Python's default limit) are bad rows; long texts belong in jsonl or parquet.
     """
 
-    def __init__(self, url: str, name: str, delimiter: str) -> None:
-        super().__init__(url, name)
-        self.delimiter = delimiter
+    def __init__(self, file: File, delimiter: str, layout: TableLayout) -> None:
+        super().__init__(file)
+        self.delimiter, self.header = delimiter, layout.header
+        self.quotes = delimiter == "," if layout.quotes is None else layout.quotes
+        self.multiline = self.quotes and layout.multiline
+
+    def cuts(self, rows: int | None = None) -> list[dict[str, Any]]:
+        return [Span().to_json()] if self.multiline else super().cuts(rows)
 
     def columns(self) -> list[str]:
+        if self.header is not None:
+            return self.header
         try:
-            with open_stream(self.url) as stream:
-                return self._header(_CountedLines(stream))
+            for _, cells in self._rows(Span()):
+                if not isinstance(cells, list):
+                    raise SourceError(f"{self.file.name}: the header is not a line of column names: {cells}")
+                return [printable(name).removeprefix("\ufeff").strip() for name in cells]
         except OSError as error:
-            raise SourceError(f"{self.name}: cannot be read: {error}") from None
+            raise SourceError(f"{self.file.name}: cannot be read: {error}") from None
+        return []
 
-    def _header(self, lines: _CountedLines) -> list[str]:
-        try:
-            names = next(csv.reader(lines, delimiter=self.delimiter), [])
-        except csv.Error as error:
-            raise SourceError(f"{self.name}: the header is not a line of column names: {error}") from None
-        return [printable(name).removeprefix("\ufeff").strip() for name in names]
+    def _records(self, span: Span) -> Iterator[Record]:
+        names = self.columns()
+        rows = self._rows(span)
+        if self.header is None and span.start == 0:
+            next(rows, None)
+        for offset, cells in rows:
+            if cells:  # an empty line is no row
+                yield self._record(offset, names, cells)
 
-    def _parse(self, stream: BinaryIO, spec: Mapping[str, int] | None) -> Iterator[tuple[int, Record]]:
-        lines = _CountedLines(stream)
-        names = self._header(lines)
-        if spec is not None:
-            skip(stream, spec["offset"] - lines.offset)
-            lines.offset = spec["offset"]
-        number = spec["start"] if spec else 0
+    def _record(self, offset: int, names: list[str], cells: list[str] | str) -> Record:
+        where = f"{self.file.name}, row at byte {offset}"
+        if isinstance(cells, str):
+            return Record(offset, None, "bad_row", f"{where}: {cells}")
+        if len(cells) != len(names):
+            return Record(offset, None, "bad_row", f"{where}: {len(cells)} cells under {len(names)} columns")
+        bad = next((name for name, cell in zip(names, cells, strict=True) if not _encodes(cell)), None)
+        if bad is not None:
+            return Record(offset, None, "not_utf8", f"{where}: column {bad}")
+        return Record(offset, dict(zip(names, cells, strict=True)))
+
+    def _rows(self, span: Span) -> Iterator[tuple[int, list[str] | str]]:
+        """(offset, cells, or what is wrong) of every row that begins in a span."""
+        lines = span_lines(self.file.url, span)
+        if self.multiline:
+            yield from self._quoted(_Lines(lines))
+            return
+        for offset, line in lines:
+            if len(line) >= streams.LINE_BYTES:
+                yield offset, f"line longer than {streams.LINE_BYTES} bytes"
+                continue
+            text = line.decode("utf-8", "surrogateescape").rstrip("\r\n")
+            yield offset, self._quoted_line(text) if self.quotes else text.split(self.delimiter) if text else []
+
+    def _quoted(self, lines: _Lines) -> Iterator[tuple[int, list[str] | str]]:
         reader = csv.reader(lines, delimiter=self.delimiter)
         while True:
-            offset = lines.offset
+            lines.first = None
             try:
                 cells = next(reader, None)
             except csv.Error as error:
-                yield offset, self._bad(number, offset, str(error))
-                number += 1
+                yield lines.first or 0, str(error)
                 continue
             if cells is None:
                 return
-            if cells:  # an empty line is no row
-                yield offset, self._record(number, offset, names, cells)
-                number += 1
+            yield lines.first or 0, cells
 
-    def _record(self, number: int, offset: int, names: list[str], cells: list[str]) -> Record:
-        if len(cells) != len(names):
-            return self._bad(number, offset, f"{len(cells)} cells under {len(names)} columns")
-        bad = next((name for name, cell in zip(names, cells, strict=True) if not _encodes(cell)), None)
-        if bad is not None:
-            return Record(number, None, "not_utf8", f"{self.name}, row {number} at byte {offset}: column {bad}")
-        return Record(number, dict(zip(names, cells, strict=True)))
-
-    def _bad(self, number: int, offset: int, why: str) -> Record:
-        return Record(number, None, "bad_row", f"{self.name}, row {number} at byte {offset}: {why}")
+    def _quoted_line(self, text: str) -> list[str] | str:
+        reader = csv.reader(iter((text, "")), delimiter=self.delimiter)
+        try:
+            cells = next(reader, [])
+        except csv.Error as error:
+            return str(error)
+        return cells if reader.line_num < 2 else "a quote is open at the end of the line; set multiline = true"
 
 
-class _CountedLines:
-    """Lines of a stream as text, bytes that are not UTF-8 as surrogates; `offset` is where the next one starts."""
+class _Lines:
+    """Lines of a span as text, bytes that are not UTF-8 as surrogates; `first` is where the next row begins."""
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self.stream, self.offset = stream, 0
+    def __init__(self, lines: Iterator[tuple[int, bytes]]) -> None:
+        self.lines = lines
+        self.first: int | None = None
 
-    def __iter__(self) -> _CountedLines:
+    def __iter__(self) -> _Lines:
         return self
 
     def __next__(self) -> str:
-        line = self.stream.readline(LINE_BYTES)
-        if not line:
-            raise StopIteration
-        self.offset += len(line)
+        offset, line = next(self.lines)
+        if self.first is None:
+            self.first = offset
         return line.decode("utf-8", "surrogateescape")
 
 
@@ -212,24 +264,22 @@ class JsonTable(_TextTable):
 
     def columns(self) -> list[str]:
         keys: dict[str, None] = {}
-        for _, record in islice(self._records(None), _SAMPLE):
+        for record in islice(self.read(Span().to_json()), _SAMPLE):
             keys |= dict.fromkeys(record.values or {})
         return list(keys)
 
-    def _parse(self, stream: BinaryIO, spec: Mapping[str, int] | None) -> Iterator[tuple[int, Record]]:
-        number, offset = (spec["start"], spec["offset"]) if spec else (0, 0)
-        skip(stream, offset)
-        for place, line in stream_lines(stream, offset, LINE_BYTES):
-            if line.strip():
-                yield place, parse_json(line, number, f"{self.name}, row {number} at byte {place}")
-                number += 1
+    def _records(self, span: Span) -> Iterator[Record]:
+        name = self.file.name
+        for offset, line in span_lines(self.file.url, span):
+            if not line.isspace():
+                yield parse_json(line, offset, f"{name}, row at byte {offset}")
 
 
 class ParquetTable:
-    """A Parquet file; parts never cross row groups, so each reads one."""
+    """A Parquet file; a part is some row groups, or some rows of one."""
 
-    def __init__(self, url: str, name: str) -> None:
-        self.url, self.name = url, name
+    def __init__(self, file: File) -> None:
+        self.file = file
 
     def columns(self) -> list[str]:
         return [str(name) for name in self.schema().names]
@@ -239,25 +289,19 @@ class ParquetTable:
         with self._opened() as file:
             return file.schema_arrow
 
-    def ranges(self, rows: int) -> list[dict[str, int]]:
+    def cuts(self, rows: int | None = None) -> list[dict[str, Any]]:
         with self._opened() as file:
-            counts = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
-        specs = []
-        first = 0
-        for group, count in enumerate(counts):
-            specs += [
-                {"start": first + start, "rows": min(rows, count - start), "group": group, "skip": start}
-                for start in range(0, count, rows)
-            ]
-            first += count
-        return specs
+            groups = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
+            sizes = [(group.num_rows, group.total_byte_size) for group in groups]
+        return _whole_groups(sizes) if rows is None else _slices(sizes, rows)
 
-    def read(self, spec: Mapping[str, int], columns: Sequence[str] | None = None) -> Iterator[Record]:
-        number, last = spec["start"], spec["start"] + spec["rows"]
-        ahead = spec["skip"]
+    def read(self, cut: Mapping[str, Any], columns: Sequence[str] | None = None) -> Iterator[Record]:
+        number, last = cut["start"], cut["start"] + cut["rows"]
+        ahead = cut["skip"]
         try:
             with self._opened() as file:
-                for batch in file.iter_batches(_BATCH_ROWS, row_groups=[spec["group"]], columns=columns):
+                size = _batch_rows(file, cut["groups"])
+                for batch in file.iter_batches(size, row_groups=cut["groups"], columns=columns):
                     taken = batch.slice(min(ahead, batch.num_rows), last - number)
                     ahead -= min(ahead, batch.num_rows)
                     for values in taken.to_pylist():
@@ -265,18 +309,51 @@ class ParquetTable:
                         number += 1
                     if number >= last:
                         return
-        except (OSError, ValueError) as error:
-            detail = f"{self.name}: rows {number} to {last - 1} cannot be read: {printable(str(error))[:200]}"
-            yield Record(number, None, "bad_row", detail)
+        except _PARQUET_ERRORS as error:
+            said = f"{self.file.name}: rows {number} to {last - 1} cannot be read: {printable(str(error))[:200]}"
+            yield Record(number, None, "bad_row", said)
 
     @contextmanager
     def _opened(self) -> Iterator[pq.ParquetFile]:
-        with open_file(self.url) as file:
+        with open_file(self.file.url) as file:
             try:
-                parquet = pq.ParquetFile(file)
-            except (OSError, ValueError) as error:
+                parquet = pq.ParquetFile(file, buffer_size=_BUFFER)
+            except _PARQUET_ERRORS as error:
                 raise SourceError(
-                    f"{self.name}: not a readable Parquet file: {error}; fetch it again or leave it out"
+                    f"{self.file.name}: not a readable Parquet file: {error}; fetch it again or leave it out"
                 ) from None
             with parquet:
                 yield parquet
+
+
+def _whole_groups(sizes: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+    """Runs of row groups of about PART_BYTES each."""
+    cuts: list[dict[str, Any]] = []
+    first, room = 0, 0
+    for group, (rows, size) in enumerate(sizes):
+        if not cuts or room <= 0:
+            cuts.append({"start": first, "rows": 0, "groups": [], "skip": 0})
+            room = PART_BYTES
+        cuts[-1]["rows"] += rows
+        cuts[-1]["groups"].append(group)
+        first, room = first + rows, room - size
+    return cuts
+
+
+def _slices(sizes: Sequence[tuple[int, int]], rows: int) -> list[dict[str, Any]]:
+    """At most `rows` rows of one group each."""
+    cuts: list[dict[str, Any]] = []
+    first = 0
+    for group, (count, _) in enumerate(sizes):
+        for skip in range(0, count, rows):
+            taken = min(rows, count - skip)
+            cuts.append({"start": first + skip, "rows": taken, "groups": [group], "skip": skip})
+        first += count
+    return cuts
+
+
+def _batch_rows(file: pq.ParquetFile, groups: Sequence[int]) -> int:
+    """Rows that are decoded at once, by the mean row of the groups."""
+    metadata = [file.metadata.row_group(group) for group in groups]
+    rows, size = sum(group.num_rows for group in metadata), sum(group.total_byte_size for group in metadata)
+    return max(1, min(_BATCH_ROWS, int(_BATCH_BYTES * rows // max(1, size))))

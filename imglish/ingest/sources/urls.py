@@ -1,29 +1,46 @@
-"""`url-list`: tables of image URLs and captions (csv, tsv, jsonl, each also .gz or .zst, and parquet).
+"""`url-list`: tables of image URLs and captions (csv, tsv, jsonl, each also compressed, and parquet).
 
-    url,caption
-    https://example.org/cat.jpg,A cat on a wall
+    url,caption                                         [[source]]
+    https://example.org/cat.jpg,A cat on a wall         format = "url-list"
+                                                        options = { captions = ["caption"] }
+
+    options = { preset = "cc12m" }                      cc12m.tsv: URL, tab, caption; no header
 
 Rows come out with status TO_FETCH; landing sends them through the fetcher. Options name the columns: `url`,
-`captions` (as in tables.py), `sha256` (hexadecimal; other content is refused) and `licence`.
+`captions` (as in tables.py), `sha256` (hexadecimal; other content is refused) and `licence`; `preset` sets them for the
+published lists below. A unit holds about `fetch.unit_rows` rows of a plain file; a compressed one cannot be cut and is
+one unit, fetched and committed so many rows at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from imglish.ingest.sources.base import TO_FETCH, Part, Row
 from imglish.ingest.sources.files import expect_kind, find_files, printable, read_options
 from imglish.ingest.sources.tables import caption_row, described, part_rows, require_columns, table_part
-from imglish.ingest.sources.tabular import SUFFIXES, open_table
-from imglish.recipe import Section, SourceConfig
+from imglish.ingest.sources.tabular import SUFFIXES, TableLayout, open_table
+from imglish.recipe import SourceConfig
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "cc3m": {"header": ["caption", "url"]},  # Train_GCC-training.tsv
+    "cc12m": {"header": ["url", "caption"]},  # cc12m.tsv
+    "laion": {"url": "URL", "captions": ["TEXT"]},  # also WIDTH, HEIGHT, NSFW, similarity, LICENSE
+    "coyo": {"url": "url", "captions": ["text"]},  # COYO-700M
+    "datacomp": {"url": "url", "captions": ["text"], "sha256": "sha256"},  # also uid, face_bboxes
+}
+"""Options by the name of a published list; sources: the columns of the files as their authors publish them."""
 
 
-class UrlListOptions(Section):
+class UrlListOptions(TableLayout):
     """Which column holds what."""
 
+    preset: Literal["cc3m", "cc12m", "laion", "coyo", "datacomp"] | None = None
+    """Column names of a published list; the options below override them."""
     url: str = "url"
     """Where the image is."""
     captions: list[str] | str = Field(default=["caption"])
@@ -32,6 +49,13 @@ class UrlListOptions(Section):
     """SHA-256 of the image, hexadecimal, where it is known."""
     licence: str | None = None
     """Licence of the row; the source's licence where it is empty."""
+    multiline: bool = False
+    """Whether quoted cells of a csv may hold line breaks. Such a file cannot be cut: it is one unit."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {**PRESETS.get(values.get("preset") or "", {}), **values}
 
     def columns(self, kind: str) -> list[str]:
         """The columns that rows of a kind are made of, distinct."""
@@ -41,10 +65,10 @@ class UrlListOptions(Section):
 
 
 class UrlList:
-    """URLs to fetch, `unit_rows` of them a part."""
+    """URLs to fetch, about `unit_rows` of them a part."""
 
     name = "url-list"
-    version = 1
+    version = 2
 
     def __init__(self, unit_rows: int = 1000) -> None:
         self.unit_rows = unit_rows
@@ -54,14 +78,14 @@ class UrlList:
         expect_kind(config, ("pair", "image"), "only images are fetched")
         parts: list[Part] = []
         for file in find_files(config, root, [suffix for found in SUFFIXES.values() for suffix in found]):
-            table = open_table(file.url, file.name)
+            table = open_table(file, options)
             require_columns(config, table, file, options.columns(config.kind))
-            parts += [table_part(file, spec, []) for spec in table.ranges(self.unit_rows)]
+            parts += [table_part(file, cut, []) for cut in table.cuts(self.unit_rows)]
         return parts
 
     def rows(self, config: SourceConfig, part: Part) -> Iterator[Row]:
         options = read_options(config, UrlListOptions)
-        for row, values in part_rows(part, options.columns(config.kind)):
+        for row, values in part_rows(part, options, tuple(SUFFIXES), options.columns(config.kind)):
             if values is None:
                 yield row
                 continue
@@ -70,7 +94,13 @@ class UrlList:
             if not isinstance(url, str) or not url.strip():
                 yield replace(row, status="bad_row", detail=f"column {options.url} holds no URL")
                 continue
-            expected = sha256.strip() if isinstance(sha256, str) and sha256.strip() else None
-            row = replace(row, url=printable(url), expected_sha256=expected)
+            row = replace(row, url=printable(url), expected_sha256=_digest(sha256))
             row = caption_row(row, values, options.captions) if config.kind == "pair" else row
             yield replace(row, status=TO_FETCH) if row.status == "ok" else row
+
+
+def _digest(cell: Any) -> str | None:
+    """The expected digest in hexadecimal; a list may hold it as text or as its 32 bytes."""
+    if isinstance(cell, bytes):
+        return cell.hex()
+    return cell.strip() if isinstance(cell, str) and cell.strip() else None
