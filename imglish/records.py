@@ -51,6 +51,7 @@ LANDING = pa.schema(
         pa.field("status", pa.string(), nullable=False),  # "ok", or why there is no usable payload
         pa.field("detail", pa.string()),  # for people: the error, final URL, file and offset
         pa.field("attempts", pa.int32()),
+        pa.field("receipt", pa.binary()),  # JSON of the last answer, fetched rows only: url, code, sent, headers
     ]
 )
 """Status words; payload, record_id, bytes and sha256 are set exactly when it is "ok".
@@ -62,12 +63,23 @@ LANDING = pa.schema(
     bad_row          the row cannot be parsed, lacks a value, or its file breaks off there
     missing_file     a file that the row names is not there or cannot be read
     too_large        longer than the fetch's or the reader's limit
-    refused          a URL or member name that we do not follow, or the host asks not to be used
+    refused          a URL, address, port or member name that we do not follow
+    redirects        more than five redirects, or a loop
+    robots_disallowed   robots.txt of the host says no
+    robots_unreachable  robots.txt of the host cannot be had: server errors or no answer (RFC 9309: as if it said no)
+    opted_out        the answer carries a reservation (X-Robots-Tag, TDM-Reservation)
     http_404         the server's answer, any code
     timeout          no whole answer in time
+    unresolved       the host's name has no address
+    host_down        not asked: its host failed too often in a row
+    postponed        not asked: the unit's time or bytes were used up
     not_image        an answer that is no image format we know
     sha256_mismatch  not the content that the source announced
     fetch_error      any other failure on the way
+    forgotten        removed by `imglish forget`
+
+`receipt` of a fetched row: {"url": asked last, "code": of its answer or null, "sent": bytes of the body on the wire,
+"headers": those that decide, see `ingest.fetch.DECIDING`}.
 """
 
 ANNOTATIONS = pa.schema(

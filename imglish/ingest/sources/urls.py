@@ -3,7 +3,7 @@
     url,caption
     https://example.org/cat.jpg,A cat on a wall
 
-Rows come out with status TO_FETCH; landing sends them through the fetcher. Options name the columns: `url`,
+Rows come out with status TO_FETCH; `imglish.ingest.lanes` fetches them. Options name the columns: `url`,
 `captions` (as in tables.py), `sha256` (hexadecimal; other content is refused) and `licence`.
 """
 
@@ -45,6 +45,7 @@ class UrlList:
 
     name = "url-list"
     version = 1
+    fetched = True
 
     def __init__(self, unit_rows: int = 1000) -> None:
         self.unit_rows = unit_rows

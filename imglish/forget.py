@@ -1,0 +1,131 @@
+"""Forget: take samples out of a corpus for good, from its shards and from the landing that it was built from.
+
+    forgot = forget("corpus/manifest.json", keys=["00ff..."], urls=["https://example.org/alice/*"])
+    forgot.occurrences, forgot.removal.manifest.digest
+
+Three steps, each of which may be repeated after a crash: what to forget is written beside landing first, so no build
+brings it back; then rows of landing lose payload, captions and URL; then the shards get tombstones and the manifest is
+issued again without renumbering anything (`imglish.shards.tombstones`). A URL counts as the source's list spells it. A
+picture that one matching URL led to is forgotten with all its occurrences, under other URLs and in other sources too.
+
+Files that the removal replaced, and what intermediate tables hold, go with the next build and `imglish gc`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from imglish.errors import RecipeError
+from imglish.ingest.forgotten import DETAIL, STATUS, Forgotten, pattern_regex, url_digest
+from imglish.ingest.land import FOLDER, INDEX, STAGE
+from imglish.ingest.occurrences import landing_counts, landing_table
+from imglish.records import LANDING
+from imglish.shards.tombstones import Removal, tombstone
+from imglish.stages import Commit, Progress, Receipt, find_receipt
+from imglish.storage import Store
+
+_KEPT = ("source", "row", "kind", "attempts")
+
+
+@dataclass(frozen=True)
+class Forgot:
+    """What `forget` did: record ids, rows of landing that it emptied, and the tombstones; None on a dry run."""
+
+    keys: frozenset[str]
+    occurrences: int
+    removal: Removal | None
+
+
+def forget(
+    manifest_path: str,
+    keys: Collection[str] = (),
+    urls: Collection[str] = (),
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Forgot:
+    """Forget record ids (hex) and URL patterns; the landing beside the manifest is searched when there is one.
+
+    RecipeError when neither is given or a key is no record id; ManifestError and ShardError as for `tombstone`.
+    """
+    if not keys and not urls:
+        raise RecipeError("nothing to forget; give --key or --url")
+    wanted = frozenset(_record_key(key) for key in keys)
+    store = Store(str(manifest_path).rpartition("/")[0] or ".")
+    asked = Forgotten(wanted, frozenset(), tuple(urls))
+    landed = list(_landed(store))
+    every = wanted | {row["record_id"].hex() for row in _rows(store, landed, asked) if row["record_id"] is not None}
+    asked = asked.joined(every, (), ())
+    seen = [row["url"] for row in _rows(store, landed, asked)]
+    if dry_run:
+        return Forgot(every, len(seen), None)
+    found = Forgotten.read(store).joined(every, (url_digest(url) for url in seen if url is not None), urls)
+    if landed:
+        found.write(store)
+    for receipt in landed:
+        _empty(store, receipt, asked)
+    where = None
+    if urls:
+        where = pc.match_substring_regex(pc.field("url"), "|".join(pattern_regex(pattern) for pattern in urls))
+    return Forgot(every, len(seen), tombstone(str(manifest_path), every, where, progress=progress))
+
+
+def _landed(store: Store) -> Iterator[Receipt]:
+    """The receipts of all that landed, by source and unit."""
+    if not store.exists(INDEX):
+        return
+    for entry in json.loads(store.read(INDEX)).values():
+        for unit in entry["units"]:
+            receipt = find_receipt(store, FOLDER, STAGE, unit)
+            if receipt is not None:
+                yield receipt
+
+
+def _rows(store: Store, landed: Collection[Receipt], asked: Forgotten) -> Iterator[dict[str, Any]]:
+    """url and record_id of the rows to forget."""
+    for receipt in landed:
+        rows = store.read_table(receipt.outputs["rows"].path, ["record_id", "url"])
+        yield from rows.filter(_mask(rows, asked)).to_pylist()
+
+
+def _mask(rows: pa.Table, asked: Forgotten) -> pa.Array:
+    """Which rows have one of the record ids or match one of the patterns."""
+    keys = pa.array([bytes.fromhex(key) for key in sorted(asked.keys)], pa.binary())
+    mask = pc.is_in(rows.column("record_id"), keys)
+    if asked.patterns:
+        regex = "|".join(pattern_regex(pattern) for pattern in asked.patterns)
+        mask = pc.or_(mask, pc.fill_null(pc.match_substring_regex(rows.column("url"), regex), False))
+    return mask
+
+
+def _empty(store: Store, receipt: Receipt, asked: Forgotten) -> None:
+    """Write one landing file without the rows to forget, under the receipt of the same unit."""
+    old = receipt.outputs["rows"]
+    light = store.read_table(old.path, ["record_id", "url"])
+    gone = _mask(light, asked)
+    if not pc.any(gone).as_py():
+        return
+    commit = Commit(store, FOLDER, STAGE, receipt.unit)
+    rows = store.read_table(old.path)
+    left = rows.filter(pc.invert(gone)).to_pylist()
+    emptied = [
+        dict.fromkeys(LANDING.names) | {name: row[name] for name in _KEPT} | {"status": STATUS, "detail": DETAIL}
+        for row in rows.filter(gone).select(list(_KEPT)).to_pylist()
+    ]
+    landed = [*left, *emptied]
+    commit({"rows": store.put_table(FOLDER, landing_table(landed))}, landing_counts(landed), receipt.notes)
+    store.remove(old.path)
+
+
+def _record_key(key: str) -> str:
+    try:
+        if len(bytes.fromhex(key)) == 16:
+            return key.lower()
+    except ValueError:
+        pass
+    raise RecipeError(f"--key {key!r} is no record id: 32 hex digits, as in the member names of a shard")
