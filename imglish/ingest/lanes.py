@@ -86,7 +86,7 @@ class FetchJob:
         if todo:
             self._fetch(todo, files, done, len(ids))
         landed: dict[str, list[Receipt]] = defaultdict(list)
-        for name, unit in sorted(zip(ids, units, strict=True), key=lambda pair: pair[1].first):
+        for name, unit in sorted(zip(ids, units, strict=True), key=lambda pair: (pair[1].first, pair[1].last)):
             landed[unit.source].append(done[name])  # type: ignore[arg-type]
         return landed
 
@@ -162,8 +162,8 @@ class _Overlap:
     """Receipts of one source by the places that their units cover."""
 
     def __init__(self, receipts: Sequence[Receipt]) -> None:
-        known = [receipt for receipt in receipts if "first" in receipt.notes]
-        self._spans = [(receipt.notes["first"], receipt.notes["last"], receipt) for receipt in known]
+        spans = [(receipt.notes["places"].partition("-"), receipt) for receipt in receipts]
+        self._spans = [(int(first, 16), int(last, 16), receipt) for (first, _, last), receipt in spans]
 
     def find(self, unit: Listed) -> list[Receipt]:
         return [receipt for first, last, receipt in self._spans if first <= unit.last and last >= unit.first]
@@ -239,7 +239,7 @@ def _land(
     for commit, work, mine in zip(commits, group, rows, strict=True):
         landed = [occurrence(work.source, row) for row in mine]
         output = store.put_table(FOLDER, landing_table(landed))
-        span = {"first": work.listed.first, "last": work.listed.last}
+        span = {"places": f"{work.listed.first:016x}-{work.listed.last:016x}"}  # JSON has no integers of 63 bits
         yield commit({"rows": output}, landing_counts(landed), span)
 
 

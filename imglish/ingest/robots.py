@@ -82,7 +82,8 @@ def _one(guard: Guard, origin: str) -> dict[str, Any]:
         row |= {"body": body, "sha256": hashlib.sha256(body).digest()}
     except FetchError as error:
         absent = error.reason == "redirects" or (error.reason.startswith("http_4") and error.reason != "http_429")
-        row |= {"verdict": "none" if absent else "unreachable", "detail": str(error)[:300]}
+        barred = error.reason == "refused" and seen.code is None and origin_of(seen.url) == origin  # so is its image
+        row |= {"verdict": "none" if absent or barred else "unreachable", "detail": str(error)[:300]}
     return row | {"url": seen.url}
 
 
