@@ -22,6 +22,8 @@ from imglish.errors import FetchError
 RESOLVED_SECONDS = 300.0
 """How long one DNS answer is used. The check is made on the answer that is connected to, so age is no danger."""
 _MANY_HOSTS = 100_000
+_CLEAN = re.compile(r"https?://[a-z0-9.-]+(?::[0-9]{1,4})?/[A-Za-z0-9/._~%?&=+,;:!*'()-]*")
+"""URLs that `clean_url` leaves as they are: the common case, without parsing them."""
 _PLAIN_HOST = re.compile(r"https?://([A-Za-z0-9._-]+)(?::[0-9]+)?(?:[/?#]|$)")
 """The common case, fifteen times as fast as `clean_url`."""
 _HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")  # names and IPv6 addresses, no zone
@@ -58,6 +60,8 @@ def _inner_ipv4(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
 
 def clean_url(url: object) -> str:
     """An absolute http(s) URL in ASCII without fragment; FetchError "refused" for anything else."""
+    if isinstance(url, str) and _CLEAN.fullmatch(url):
+        return url
     if not isinstance(url, str):
         raise FetchError("refused", f"a URL must be text, not {type(url).__name__}")
     text = url.strip()

@@ -210,9 +210,9 @@ def _finish(row: Row, state: Try, body: bytes | None, config: FetchConfig) -> Ro
     if image_format(body) is None:
         kind = state.seen.headers.get_content_type() if state.seen.headers else "no type"
         return _failed(row, FetchError("not_image", f"{kind} from {state.seen.url}, begins with {body[:24]!r}"), state)
-    found = hashlib.sha256(body).hexdigest()
-    if row.expected_sha256 is not None and row.expected_sha256.lower() != found:
-        said = f"SHA-256 is {found}, the source says {row.expected_sha256}"
+    expected = row.expected_sha256
+    if expected is not None and expected.lower() != (found := hashlib.sha256(body).hexdigest()):
+        said = f"SHA-256 is {found}, the source says {expected}"
         return _failed(row, FetchError("sha256_mismatch", said), state)
     moved = None if state.seen.url == row.url else f"from {state.seen.url}"
     return replace(row, payload=body, status="ok", detail=moved, attempts=state.attempts, receipt=_receipt(state))

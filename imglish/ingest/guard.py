@@ -17,6 +17,7 @@ import contextlib
 import functools
 import http.client
 import ipaddress
+import os
 import socket
 import ssl
 import time
@@ -96,8 +97,7 @@ class Guard(urllib.request.OpenerDirector):
         self.allow_private = frozenset(name.lower() for name in allow_private)
         self.hop, self.accept = hop, accept
         self.resolver = Resolver()
-        self.tls = ssl.create_default_context()
-        self.tls.sslsocket_class = _TlsSocket
+        self.tls = _tls_context(os.environ.get("SSL_CERT_FILE"))
 
     def open(self, fullurl: Any, data: Any = None, timeout: float | None = None) -> Answer:
         """What `urllib.request.urlopen` calls once this opener is installed; GET only, own time-outs."""
@@ -192,6 +192,17 @@ class Guard(urllib.request.OpenerDirector):
             else:
                 return connection
         raise failure
+
+
+@functools.cache
+def _tls_context(file: str | None) -> ssl.SSLContext:
+    """Certificates are verified against the system's, or those in `file`, which OpenSSL finds in SSL_CERT_FILE itself.
+
+    One context serves the process, as loading the certificates takes 50 ms.
+    """
+    context = ssl.create_default_context()
+    context.sslsocket_class = _TlsSocket
+    return context
 
 
 class _Bounded:
