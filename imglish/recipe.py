@@ -123,6 +123,8 @@ class DecideConfig(Section):
     image: ImageRules = ImageRules()
     caption: CaptionRules = CaptionRules()
     text: TextRules = TextRules()
+    placeholder_urls: int = Field(default=20, ge=0)
+    """More different URLs of one host than this behind the same bytes are a placeholder; 0 never says so."""
     validation_share: float = Field(default=0.05, ge=0, lt=1)
     """Share of records in the validation split, by content."""
     captioned_images: Literal["pair", "both"] = "pair"

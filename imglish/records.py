@@ -88,6 +88,7 @@ ANNOTATIONS = pa.schema(
         pa.field("status", pa.string(), nullable=False),  # landing's, or the decoder's reason
         pa.field("detail", pa.string()),
         pa.field("bytes", pa.int64()),
+        pa.field("url_place", pa.int64()),  # of a fetched row: 31 bits of its host, 32 of its URL (`ingest.hosts`)
         pa.field("width", pa.int32()),  # of the original, pixels
         pa.field("height", pa.int32()),
         pa.field("aspect", pa.float64()),  # long side / short side

@@ -24,6 +24,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from imglish.digests import table_digest
+from imglish.ingest.placeholders import RULE as PLACEHOLDER
+from imglish.ingest.placeholders import drop_placeholders
 from imglish.ingest.rules import EXACT_DUPLICATE, RULES, Finding
 from imglish.recipe import Recipe, content_fields
 from imglish.records import DECISIONS, EVIDENCE, pack_json, table, unpack_json
@@ -31,7 +33,7 @@ from imglish.seeds import stream, uniform
 from imglish.stages import Commit, Engine, Progress, Receipt, Unit, find_receipt, run_group
 from imglish.storage import Output, Store
 
-VERSION = 1
+VERSION = 2
 FOLDER = "tables"
 
 _JUDGED = pa.schema(
@@ -41,6 +43,7 @@ _JUDGED = pa.schema(
         pa.field("place", pa.int32()),  # row in it
         *[DECISIONS.field(name) for name in DECISIONS.names],
         pa.field("evidence", pa.binary()),
+        pa.field("url_place", pa.int64()),  # see placeholders
     ]
 )
 
@@ -52,7 +55,7 @@ def decide(
     priorities = {source.name: source.priority for source in recipe.source}
     params = {
         "decide": content_fields(recipe.decide),
-        "rules": [str(rule) for rule in RULES],
+        "rules": [*(str(rule) for rule in RULES), PLACEHOLDER],
         "priorities": priorities,
         "seed": recipe.seed,
     }
@@ -100,7 +103,7 @@ def judge(rows: pa.Table, recipe: Recipe, unit: int, buckets: int) -> pa.Table:
     first = np.where(fired.any(axis=0), fired.argmax(axis=0), -1)
     priorities = {source.name: source.priority for source in recipe.source}
     out: list[dict[str, Any]] = []
-    for place, row in enumerate(rows.select(["source", "row", "kind", "record_id"]).to_pylist()):
+    for place, row in enumerate(rows.select(["source", "row", "kind", "record_id", "url_place"]).to_pylist()):
         evidence = [_evidence(n, findings[n], place) for n in np.flatnonzero(fired[:, place]).tolist()]
         edits = [edit for finding in findings for edit in finding.edits.get(place, [])]
         decided = evidence[0] if first[place] >= 0 else {}
@@ -145,16 +148,18 @@ class _Resolve:
 
 def _resolve_params(recipe: Recipe) -> dict[str, Any]:
     decide = recipe.decide
-    return {"seed": recipe.seed, "share": decide.validation_share, "captioned_images": decide.captioned_images}
+    params = {"seed": recipe.seed, "share": decide.validation_share, "captioned_images": decide.captioned_images}
+    return params | {"placeholder_urls": decide.placeholder_urls}
 
 
 def resolve(rows: pa.Table, recipe: Recipe) -> pa.Table:
     """Judged rows with survivors, merges, sample kinds and splits filled in; sorted by record."""
     keys = [("record_id", "ascending"), ("priority", "ascending"), ("source", "ascending"), ("row", "ascending")]
     rows = rows.take(pc.sort_indices(rows, sort_keys=keys))
+    group = _groups(rows.column("record_id"))
+    rows = drop_placeholders(rows, group, recipe.decide.placeholder_urls, bit=len(RULES))
     passing = np.asarray(pc.equal(rows.column("verdict"), "keep").to_numpy(zero_copy_only=False))
     kinds = np.asarray(rows.column("kind").to_numpy(zero_copy_only=False))
-    group = _groups(rows.column("record_id"))
     survivor = np.full(rows.num_rows, -1, dtype=np.int64)
     for kind in ("pair", "image", "text"):
         mine = passing & (kinds == kind)
