@@ -100,6 +100,10 @@ def words(found: dict[str, Any], reached: int) -> str:
         return "**reaches the private server**"
     if "killed" in found:
         return f"**hangs**, killed {found['killed']}"
+    if found["error"] == "":
+        return "**memory runs out**"
+    if "Connection refused" in (found["error"] or ""):
+        return "**connects to it** (nobody listens here)"
     much = f", {found['megabytes']:,} MB of memory" if found["megabytes"] > 500 else ""
     if found["stored"] is not None:
         return f"stored, {found['size'][0]} x {found['size'][1]}{much}"

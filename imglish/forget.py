@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from imglish.errors import RecipeError
 from imglish.ingest.forgotten import DETAIL, STATUS, Forgotten, pattern_regex, url_digest
 from imglish.ingest.land import FOLDER, INDEX, STAGE
-from imglish.ingest.occurrences import landing_counts, landing_table
+from imglish.ingest.occurrences import landing_counts, put_landing
 from imglish.records import LANDING
 from imglish.shards.tombstones import Removal, tombstone
 from imglish.stages import Commit, Progress, Receipt, find_receipt
@@ -118,7 +118,7 @@ def _empty(store: Store, receipt: Receipt, asked: Forgotten) -> None:
         for row in rows.filter(gone).select(list(_KEPT)).to_pylist()
     ]
     landed = [*left, *emptied]
-    commit({"rows": store.put_table(FOLDER, landing_table(landed))}, landing_counts(landed), receipt.notes)
+    commit({"rows": put_landing(store, FOLDER, landed)}, landing_counts(landed), receipt.notes)
     store.remove(old.path)
 
 

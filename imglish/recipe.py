@@ -56,7 +56,7 @@ class FetchConfig(Section):
     """host:port addresses that may be fetched although not public; empty but for tests and the demo."""
     user_agent: str = "imglish/1 (corpus builder)"
     """Sent with every request; its first word names us in robots.txt and X-Robots-Tag. Say how to reach you."""
-    max_bytes: int = Field(default=64 << 20, gt=0)
+    max_bytes: int = Field(default=32 << 20, gt=0)
     """A longer body is cut off and recorded as `too_large`."""
     robots: bool = True
     """Whether robots.txt is fetched and obeyed (RFC 9309)."""
@@ -82,7 +82,7 @@ class FetchConfig(Section):
     """Downloads at once in one unit."""
     unit_deadline: Annotated[float, RUN] = Field(default=1800.0, gt=0)
     """Seconds after which a unit starts no further request; what is left is `postponed`."""
-    unit_bytes: Annotated[int, RUN] = Field(default=2 << 30, gt=0)
+    unit_bytes: Annotated[int, RUN] = Field(default=512 << 20, gt=0)
     """Bytes of payload after which a unit starts no further request."""
     unit_rows: int = Field(default=1000, gt=0)
     """URLs in one unit, at most."""

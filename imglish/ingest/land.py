@@ -24,7 +24,7 @@ from imglish.digests import canonical_json, json_digest
 from imglish.ingest.forgotten import Forgotten
 from imglish.ingest.lanes import FetchJob
 from imglish.ingest.listing import list_unit, listed
-from imglish.ingest.occurrences import landing_counts, landing_table, occurrence, refuse_repeats
+from imglish.ingest.occurrences import landing_counts, occurrence, put_landing, refuse_repeats
 from imglish.ingest.retries import LiveRates, retried
 from imglish.ingest.sources import reader
 from imglish.ingest.sources.base import Part, Reader
@@ -195,5 +195,5 @@ class LandTask:
         refuse_repeats(source, part, rows)
         forgotten = Forgotten.read(store)
         landed = [occurrence(source, forgotten.filtered(row, source.kind)) for row in rows]
-        output = store.put_table(FOLDER, landing_table(landed))
+        output = put_landing(store, FOLDER, landed)
         return commit({"rows": output}, landing_counts(landed))

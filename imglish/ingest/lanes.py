@@ -23,7 +23,7 @@ from imglish.ingest.fetch import fetch_rows
 from imglish.ingest.forgotten import Forgotten
 from imglish.ingest.gate import Share
 from imglish.ingest.listing import FOLDER, Listed
-from imglish.ingest.occurrences import check_captions, landing_counts, landing_table, occurrence
+from imglish.ingest.occurrences import check_captions, landing_counts, occurrence, put_landing
 from imglish.ingest.robots import ROBOTS, Robots, agent_of, fetch_robots, origins_of
 from imglish.ingest.sources.base import TO_FETCH, Row
 from imglish.recipe import FetchConfig, Recipe, SourceConfig
@@ -238,7 +238,7 @@ def _land(
         rows[i][j] = forgotten.filtered(row, group[i].source.kind)
     for commit, work, mine in zip(commits, group, rows, strict=True):
         landed = [occurrence(work.source, row) for row in mine]
-        output = store.put_table(FOLDER, landing_table(landed))
+        output = put_landing(store, FOLDER, landed)
         span = {"places": f"{work.listed.first:016x}-{work.listed.last:016x}"}  # JSON has no integers of 63 bits
         yield commit({"rows": output}, landing_counts(landed), span)
 

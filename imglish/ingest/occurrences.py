@@ -1,7 +1,7 @@
 """Rows of sources as rows of landing: checked, with ids and digests, in landing's order.
 
 landed = [occurrence(source, row) for row in rows]
-store.put_table("landing", landing_table(landed))
+put_landing(store, "landing", landed)
 landing_counts(landed)                    # {"occurrences": 3, "bytes": 812, "status/ok": 2, "status/empty": 1}
 """
 
@@ -11,9 +11,10 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from imglish.digests import record_id
 from imglish.errors import SourceError
@@ -21,6 +22,7 @@ from imglish.ingest.sources.base import Part, Row
 from imglish.ingest.sources.files import printable
 from imglish.recipe import SourceConfig
 from imglish.records import LANDING, pack_json, table
+from imglish.storage import PARQUET_ROW_GROUP_BYTES, Output, Store
 
 _BATCH_BYTES = 512 << 20  # of payloads in one chunk of a table; a chunk's binary column holds under 2 GB
 
@@ -37,6 +39,22 @@ def landing_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
             size = row["bytes"] or 0
         chunks[-1].append(row)
     return pa.concat_tables([table(chunk, LANDING) for chunk in chunks])
+
+
+def put_landing(store: Store, folder: str, landed: Sequence[dict[str, Any]]) -> Output:
+    """Commit rows of landing in their order; pictures are compressed already, so only texts and the rest are."""
+    rows = landing_table(landed)
+    packed = dict.fromkeys(LANDING.names, "zstd")
+    if any(row["kind"] != "text" for row in landed):
+        packed["payload"] = "none"
+    size = max(1, rows.nbytes // max(1, rows.num_rows))
+    group = max(1, min(1 << 20, PARQUET_ROW_GROUP_BYTES // size))
+
+    def write(file: BinaryIO) -> int:
+        pq.write_table(rows, file, row_group_size=group, compression=packed)
+        return int(rows.num_rows)
+
+    return store.put(folder, ".parquet", write)
 
 
 def landing_counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
