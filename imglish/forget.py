@@ -28,7 +28,7 @@ from imglish.ingest.occurrences import landing_counts, put_landing
 from imglish.records import LANDING
 from imglish.shards.tombstones import Removal, tombstone
 from imglish.stages import Commit, Progress, Receipt, find_receipt
-from imglish.storage import Store
+from imglish.storage import Output, Store
 
 _KEPT = ("source", "row", "kind", "attempts")
 
@@ -89,8 +89,9 @@ def _landed(store: Store) -> Iterator[Receipt]:
 def _rows(store: Store, landed: Collection[Receipt], asked: Forgotten) -> Iterator[dict[str, Any]]:
     """url and record_id of the rows to forget."""
     for receipt in landed:
-        rows = store.read_table(receipt.outputs["rows"].path, ["record_id", "url"])
-        yield from rows.filter(_mask(rows, asked)).to_pylist()
+        for output in receipt.outputs.values():
+            rows = store.read_table(output.path, ["record_id", "url"])
+            yield from rows.filter(_mask(rows, asked)).to_pylist()
 
 
 def _mask(rows: pa.Table, asked: Forgotten) -> pa.Array:
@@ -104,22 +105,30 @@ def _mask(rows: pa.Table, asked: Forgotten) -> pa.Array:
 
 
 def _empty(store: Store, receipt: Receipt, asked: Forgotten) -> None:
-    """Write one landing file without the rows to forget, under the receipt of the same unit."""
-    old = receipt.outputs["rows"]
-    light = store.read_table(old.path, ["record_id", "url"])
-    gone = _mask(light, asked)
-    if not pc.any(gone).as_py():
-        return
+    """Write the landing files of one unit without the rows to forget, under the receipt of the same unit."""
     commit = Commit(store, FOLDER, STAGE, receipt.unit)
+    outputs = {name: _emptied(store, output, asked) for name, output in receipt.outputs.items()}
+    if outputs == receipt.outputs:
+        return
+    facts = [
+        row for output in outputs.values() for row in store.read_table(output.path, ["status", "bytes"]).to_pylist()
+    ]
+    commit(outputs, landing_counts(facts), receipt.notes)
+    for path in {old.path for old in receipt.outputs.values()} - {new.path for new in outputs.values()}:
+        store.remove(path)
+
+
+def _emptied(store: Store, old: Output, asked: Forgotten) -> Output:
+    """One landing file without the rows to forget; the file itself when it has none."""
+    gone = _mask(store.read_table(old.path, ["record_id", "url"]), asked)
+    if not pc.any(gone).as_py():
+        return old
     rows = store.read_table(old.path)
-    left = rows.filter(pc.invert(gone)).to_pylist()
     emptied = [
-        dict.fromkeys(LANDING.names) | {name: row[name] for name in _KEPT} | {"status": STATUS, "detail": DETAIL}
+        dict.fromkeys(LANDING.names) | row | {"status": STATUS, "detail": DETAIL}
         for row in rows.filter(gone).select(list(_KEPT)).to_pylist()
     ]
-    landed = [*left, *emptied]
-    commit({"rows": put_landing(store, FOLDER, landed)}, landing_counts(landed), receipt.notes)
-    store.remove(old.path)
+    return put_landing(store, FOLDER, [*rows.filter(pc.invert(gone)).to_pylist(), *emptied])
 
 
 def _record_key(key: str) -> str:

@@ -80,7 +80,7 @@ class FetchJob:
             statuses = frozenset() if receipt is None else again(receipt)
             if receipt is None or statuses:
                 found = [receipt] if receipt else overlap[unit.source].find(unit)
-                taken = [old.outputs["rows"].path for old in found]
+                taken = [output.path for old in found for output in old.outputs.values()]
                 todo.append(Work(name, sources[unit.source], unit, taken, statuses))
         self._tell(len(ids) - len(todo), len(ids))
         if todo:
