@@ -23,7 +23,8 @@ STARTED = 30.0
 
 def no_hang() -> dict[str, Any]:
     """2,000 URLs on 40 hosts, of which 300 never answer: every row has a status within the documented bound."""
-    answers = {f"/{n}.jpg": body(image_bytes(side=20 + n)) for n in range(20)} | {"/never.jpg": never}
+    pictures = [body(image_bytes(side=20 + n)) for n in range(20)]
+    answers = {f"/{n}.jpg": pictures[n % 20] for n in range(URLS)} | {f"/never-{n}.jpg": never for n in range(URLS)}
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
         servers = [stack.enter_context(Web(answers, address=f"127.0.0.{n + 2}")) for n in range(HOSTS)]
         urls = [_url(servers, number) for number in range(URLS)]
@@ -50,4 +51,4 @@ def no_hang() -> dict[str, Any]:
 def _url(servers: list[Web], number: int) -> str:
     server = servers[number % len(servers)]
     silent = number * SILENT // URLS != (number + 1) * SILENT // URLS  # evenly through the list
-    return server.url(f"/never.jpg?{number}" if silent else f"/{number % 20}.jpg?{number}")
+    return server.url(f"/never-{number}.jpg" if silent else f"/{number}.jpg")
