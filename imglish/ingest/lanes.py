@@ -83,18 +83,24 @@ class FetchJob:
                 taken = [output.path for old in found for output in old.outputs.values()]
                 todo.append(Work(name, sources[unit.source], unit, taken, statuses))
         self._tell(len(ids) - len(todo), len(ids))
+        known = self._known_robots(files)
         if todo:
-            self._fetch(todo, files, done, len(ids))
+            self._fetch(todo, known, files, done, len(ids))
         landed: dict[str, list[Receipt]] = defaultdict(list)
         for name, unit in sorted(zip(ids, units, strict=True), key=lambda pair: (pair[1].first, pair[1].last)):
             landed[unit.source].append(done[name])  # type: ignore[arg-type]
         return landed
 
     def _fetch(
-        self, todo: Sequence[Work], files: Sequence[Output], done: dict[str, Receipt | None], total: int
+        self,
+        todo: Sequence[Work],
+        known: Mapping[int, Receipt | None],
+        files: Sequence[Output],
+        done: dict[str, Receipt | None],
+        total: int,
     ) -> None:
         stale = {work.listed.bucket for work in todo if "robots_unreachable" in work.again}
-        robots = self._robots(sorted({work.listed.bucket for work in todo}), files, stale)
+        robots = self._robots(sorted({work.listed.bucket for work in todo}), known, files, stale)
         left = len(todo)
         lanes = list(cut_lanes(todo, self.recipe.fetch.host_connections))
         task = LaneTask(self.store.root, self.recipe.fetch)
@@ -106,22 +112,36 @@ class FetchJob:
             self._tell(total - left, total)
             self.live(finished.counts)
 
-    def _robots(self, buckets: Sequence[int], files: Sequence[Output], stale: Collection[int]) -> dict[int, str]:
+    def _robots(
+        self,
+        buckets: Sequence[int],
+        known: Mapping[int, Receipt | None],
+        files: Sequence[Output],
+        stale: Collection[int],
+    ) -> dict[int, str]:
         """The table of robots.txt of each bucket, fetched where there is none or it is too old."""
         if not self.recipe.fetch.robots:
             return {}
-        config = self.recipe.fetch
-        params = {"user_agent": config.user_agent, "allow_private": list(config.allow_private)}
-        units = {n: Unit("robots", VERSION, params, [files[n].sha256], {"path": files[n].path}) for n in buckets}
-        found = {n: find_receipt(self.store, FOLDER, "robots", unit.id) for n, unit in units.items()}
-        fresh = {n: old for n, old in found.items() if n not in stale and old is not None and _is_fresh(old)}
+        units = {n: self._robots_unit(files[n]) for n in buckets}
+        fresh = {n: old for n in buckets if n not in stale and (old := known[n]) is not None and _is_fresh(old)}
         todo = [unit for n, unit in units.items() if n not in fresh]
         tables = {receipt.unit: receipt.outputs["rows"].path for receipt in fresh.values()}
-        for number, receipt in enumerate(self.engine.map(RobotsTask(self.store.root, config), todo) if todo else ()):
+        task = RobotsTask(self.store.root, self.recipe.fetch)
+        for number, receipt in enumerate(self.engine.map(task, todo) if todo else ()):
             tables[receipt.unit] = receipt.outputs["rows"].path
             if self.progress is not None:
                 self.progress("robots", number + 1, len(todo))
         return {n: tables[unit.id] for n, unit in units.items()}
+
+    def _robots_unit(self, file: Output) -> Unit:
+        config = self.recipe.fetch
+        params = {"user_agent": config.user_agent, "allow_private": list(config.allow_private)}
+        return Unit("robots", VERSION, params, [file.sha256], {"path": file.path})
+
+    def _known_robots(self, files: Sequence[Output]) -> dict[int, Receipt | None]:
+        """The receipts of all buckets' tables; looked up even if nothing is to do, so that `gc` keeps them."""
+        units = [self._robots_unit(file) for file in files] if self.recipe.fetch.robots else []
+        return {n: find_receipt(self.store, FOLDER, "robots", unit.id) for n, unit in enumerate(units)}
 
     def _tell(self, done: int, total: int) -> None:
         if self.progress is not None and total:

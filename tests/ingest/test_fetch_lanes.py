@@ -23,6 +23,7 @@ from imglish.ingest.land import land, land_units
 from imglish.ingest.lanes import Work, cut_lanes, lane_unit
 from imglish.ingest.listing import Listed
 from imglish.ingest.retries import LiveRates, matches, parse_classes
+from imglish.pipeline import NoEngine, WatchedStore
 from imglish.recipe import FetchConfig, Recipe, SourceConfig, make_recipe
 from imglish.records import unpack_json
 from imglish.stages import Receipt, counts_of
@@ -356,3 +357,12 @@ def test_at_most_so_many_connections_to_a_host_at_once(tmp_path: Path, web: Web)
     assert most[0] <= 2
     index = json.loads(Store(made.work).read("landing/index.json"))
     assert list(index) == ["s0"]
+
+
+def test_robots_txt_stays_as_evidence_when_nothing_is_to_do(tmp_path: Path, web: Web) -> None:
+    lists(tmp_path, web, s0=[web.url("/a.jpg")])
+    made = recipe(tmp_path, web)
+    run(made)
+    watched = WatchedStore(made.work)
+    land(watched, NoEngine(), made)
+    assert [path for path in watched.seen if "/receipts/robots/" in path]
