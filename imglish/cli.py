@@ -312,6 +312,55 @@ def replay(
 
 
 @app.command()
+def retry(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    classes: Annotated[
+        str,
+        typer.Option("--class", help="Failures to fetch again: timeout,5xx,404,all; or what may have passed."),
+    ] = "transient",
+    engine: EngineName = None,
+    address: Address = None,
+    workers: Workers = None,
+    memory: Memory = None,
+) -> None:
+    """Fetch again what failed, by class, and update landing; what succeeded is neither asked for nor changed."""
+    from imglish.ingest.retries import parse_classes
+    from imglish.pipeline import Pipeline
+
+    names = parse_classes(classes)
+    chosen = on_engine(load_recipe(recipe, overrides or ()), engine, address, workers, memory)
+    with reporter() as report, open_engine(chosen) as chosen_engine:
+        counts = Pipeline(chosen, chosen_engine, report.progress, report.note).retry(names)
+    for name, count in sorted(counts.items()):
+        if name.startswith("status/"):
+            typer.echo(f"{name.removeprefix('status/'):<20} {count:>12,}")
+
+
+@app.command()
+def forget(
+    manifest: ManifestArgument,
+    key: Annotated[list[str] | None, typer.Option("--key", help="Record id in hex; once per sample.")] = None,
+    url: Annotated[list[str] | None, typer.Option("--url", help="Whole URL, * and ? wild; once per pattern.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+) -> None:
+    """Remove samples from a corpus and its landing for good: nothing is renumbered, no build brings them back."""
+    from imglish.forget import forget as remove
+    from imglish.pipeline import exclusive
+    from imglish.shards.ranges import parent
+    from imglish.storage import Store
+
+    with reporter() as report, exclusive(Store(parent(manifest))):
+        found = remove(manifest, key or (), url or (), dry_run, report.progress)
+    typer.echo(f"{len(found.keys)} records, {found.occurrences} rows of landing{' would go' if dry_run else ''}")
+    if found.removal is not None:
+        removed = ", ".join(f"{count} {kind}" for kind, count in found.removal.removed.items())
+        typer.echo(f"tombstones: {removed}; {len(found.removal.absent)} records were not in the corpus")
+        typer.echo(f"{found.removal.manifest.name}@{found.removal.manifest.version}  {found.removal.manifest.digest}")
+        typer.echo("old files stay until 'imglish gc'; intermediate tables follow with the next build")
+
+
+@app.command()
 def gc(
     recipe: RecipeArgument,
     overrides: Overrides = None,

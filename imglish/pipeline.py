@@ -134,6 +134,15 @@ class Pipeline:
             write_lock(self.store, lock)
             return self._fitted(files)
 
+    def retry(self, classes: Sequence[str]) -> dict[str, int]:
+        """Fetch URLs once more whose failure belongs to one of the classes; landing's counts after it.
+
+        What succeeded is not asked for again, and its rows stay as they are. A URL list that is gone cannot be retried.
+        """
+        with exclusive(self.store):
+            landed = land(self.store, self.engine, self.recipe, self.progress, self.note, again=classes)
+        return counts_of([receipt for receipts in landed.values() for receipt in receipts])
+
     def _build(self) -> BuildResult:
         files = self._decided()
         decisions = [file.decisions for file in files]

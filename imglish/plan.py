@@ -24,9 +24,9 @@ from rich.table import Table
 
 from imglish.errors import ImglishError
 from imglish.estimate import DEFAULTS, Amount, Landed, Rates, Stage, disk_by_views, estimate, measure
-from imglish.ingest.land import FOLDER, STAGE, land_units
+from imglish.ingest.land import STAGE, is_fetched, land_units
+from imglish.ingest.landing import FOLDER
 from imglish.ingest.sources.files import PART_BYTES, source_present
-from imglish.ingest.sources.urls import UrlList
 from imglish.pipeline import NoEngine, PendingError, Pipeline
 from imglish.recipe import Recipe, SourceConfig
 from imglish.sample import Extent, sample_sources, told_rows
@@ -205,7 +205,7 @@ def plan(recipe: Recipe, terms: Terms | None = None) -> Plan:
     workers = terms.workers or recipe.run.workers or os.cpu_count() or 1
     walked = _Walk(recipe)
     here = [source for source in recipe.source if source_present(source, recipe.root)]
-    local = [source for source in here if not _fetched(source) and not walked.landed[source.name]]
+    local = [source for source in here if not is_fetched(source, recipe.root) and not walked.landed[source.name]]
     extents, built, seconds = sample_sources(recipe, local) if terms.sample and local else ({}, {}, {})
     amounts = [_amount(recipe, source, walked, extents.get(source.name), source in here) for source in recipe.source]
     sampled = [
@@ -254,7 +254,8 @@ class _Walk:
 
     def rates(self) -> Rates:
         """What the receipts tell."""
-        landed = [Landed(one.kind, _fetched(one), self.landed[one.name]) for one in self.recipe.source]
+        root, sources = self.recipe.root, self.recipe.source
+        landed = [Landed(one.kind, is_fetched(one, root), self.landed[one.name]) for one in sources]
         return measure(self.recipe, landed, self.receipts, "receipts")
 
 
@@ -273,13 +274,9 @@ def _landed(store: Store, recipe: Recipe, source: SourceConfig) -> list[Receipt]
     return list(find_receipts(store, FOLDER, STAGE, units).values())
 
 
-def _fetched(source: SourceConfig) -> bool:
-    return source.format == UrlList.name
-
-
 def _amount(recipe: Recipe, source: SourceConfig, walked: _Walk, extent: Extent | None, here: bool) -> Amount:
     """How much a source holds, by the best knowledge there is."""
-    fetched, receipts = _fetched(source), walked.landed[source.name]
+    fetched, receipts = is_fetched(source, recipe.root), walked.landed[source.name]
 
     def amount(units: int, rows: int, size: int, origin: str) -> Amount:
         return Amount(source.name, source.kind, fetched, units, rows, size, origin)

@@ -65,24 +65,42 @@ class SourceConfig(Section):
 
 
 class FetchConfig(Section):
-    """Downloading of URL lists (img2dataset behind a guarded opener)."""
+    """Downloading of URL lists (img2dataset behind a guarded opener); docs/fetch.md."""
 
     allow_private: tuple[str, ...] = ()
     """host:port addresses that may be fetched although not public; empty but for tests and the demo."""
     user_agent: str = "imglish/1 (corpus builder)"
-    """Sent with every request."""
-    max_bytes: int = Field(default=64 << 20, gt=0)
+    """Sent with every request; its first word names us in robots.txt and X-Robots-Tag. Say how to reach you."""
+    max_bytes: int = Field(default=32 << 20, gt=0)
     """A longer body is cut off and recorded as `too_large`."""
+    robots: bool = True
+    """Whether robots.txt is fetched and obeyed (RFC 9309)."""
+    opt_outs: tuple[str, ...] = ("noai", "noimageai", "noindex", "noimageindex", "tdm-reservation")
+    """Directives of X-Robots-Tag, and the header TDM-Reservation, by which an answer is not taken (`opted_out`)."""
     timeout: Annotated[float, RUN] = Field(default=10.0, gt=0)
     """Seconds to connect, and between two packets."""
     deadline: Annotated[float, RUN] = Field(default=30.0, gt=0)
-    """Seconds for one URL altogether, whatever it sends."""
-    retries: Annotated[int, RUN] = Field(default=1, ge=0)
+    """Seconds of requests for one URL, all attempts together, whatever it sends."""
+    retries: Annotated[int, RUN] = Field(default=2, ge=0)
     """Further attempts after a failure that may pass."""
-    threads: Annotated[int, RUN] = Field(default=16, gt=0)
+    backoff: Annotated[float, RUN] = Field(default=1.0, ge=0)
+    """Seconds before the second attempt; doubled for each further one, times a draw from [0.5, 1.5)."""
+    max_wait: Annotated[float, RUN] = Field(default=60.0, ge=0)
+    """Longest wait for a further attempt; a host whose Retry-After is longer is left to `imglish retry`."""
+    host_connections: Annotated[int, RUN] = Field(default=4, gt=0)
+    """Requests at once to one host, in the whole cluster."""
+    host_delay: Annotated[float, RUN] = Field(default=0.05, ge=0)
+    """Seconds between two requests to one host, in the whole cluster; Crawl-delay of its robots.txt when longer."""
+    host_failures: Annotated[int, RUN] = Field(default=10, ge=0)
+    """Failures in a row, without any answer, after which a host is `host_down` for the unit; 0 never gives up."""
+    threads: Annotated[int, RUN] = Field(default=32, gt=0)
     """Downloads at once in one unit."""
+    unit_deadline: Annotated[float, RUN] = Field(default=1800.0, gt=0)
+    """Seconds after which a unit starts no further request; what is left is `postponed`."""
+    unit_bytes: Annotated[int, RUN] = Field(default=512 << 20, gt=0)
+    """Bytes of payload after which a unit starts no further request."""
     unit_rows: int = Field(default=1000, gt=0)
-    """URLs in one unit."""
+    """URLs in one unit, at most."""
 
 
 class ImageRules(Section):
@@ -120,6 +138,8 @@ class DecideConfig(Section):
     image: ImageRules = ImageRules()
     caption: CaptionRules = CaptionRules()
     text: TextRules = TextRules()
+    placeholder_urls: int = Field(default=20, ge=0)
+    """More different URLs of one host than this behind the same bytes are a placeholder; 0 never says so."""
     validation_share: float = Field(default=0.05, ge=0, lt=1)
     """Share of records in the validation split, by content."""
     captioned_images: Literal["pair", "both"] = "pair"

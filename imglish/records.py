@@ -51,6 +51,7 @@ LANDING = pa.schema(
         pa.field("status", pa.string(), nullable=False),  # "ok", or why there is no usable payload
         pa.field("detail", pa.string()),  # for people: the error, final URL, file and offset
         pa.field("attempts", pa.int32()),
+        pa.field("receipt", pa.binary()),  # JSON of the last answer, fetched rows only: url, code, sent, headers
     ]
 )
 """Status words; payload, record_id, bytes and sha256 are set exactly when it is "ok".
@@ -62,15 +63,25 @@ LANDING = pa.schema(
     bad_row          the row cannot be parsed, lacks a value, or its file breaks off there
     missing_file     a file that the row names is not there or cannot be read
     too_large        longer than the fetch's or the reader's limit
-    refused          a URL or member name that we do not follow, or the host asks not to be used
+    refused          a URL, address, port or member name that we do not follow
+    redirects        more than five redirects, or a loop
+    robots_disallowed   robots.txt of the host says no
+    robots_unreachable  robots.txt of the host cannot be had: server errors or no answer (RFC 9309: as if it said no)
+    opted_out        the answer carries a reservation (X-Robots-Tag, TDM-Reservation)
     http_404         the server's answer, any code
     timeout          no whole answer in time
+    unresolved       the host's name has no address
+    host_down        not asked: its host failed too often in a row
+    postponed        not asked: the unit's time or bytes were used up
     not_image        an answer that is no image format we know
     sha256_mismatch  not the content that the source announced
     fetch_error      any other failure on the way
     skipped          no sample by its nature: a redirect, a page outside the articles
+    forgotten        removed by `imglish forget`
 
-`sha256` is null for texts, whose record id is a digest of the same bytes (ADR 11).
+`sha256` is null for texts, whose record id is a digest of the same bytes (ADR 11). `receipt` of a fetched row: {"url":
+asked last, "code": of its answer or null, "sent": bytes of the body on the wire, "headers": those that decide, see
+`ingest.fetch.DECIDING`}.
 """
 
 ANNOTATIONS = pa.schema(
@@ -79,6 +90,7 @@ ANNOTATIONS = pa.schema(
         pa.field("status", pa.string(), nullable=False),  # landing's, or the decoder's reason
         pa.field("detail", pa.string()),
         pa.field("bytes", pa.int64()),
+        pa.field("url_place", pa.int64()),  # of a fetched row: 31 bits of its host, 32 of its URL (`ingest.hosts`)
         pa.field("width", pa.int32()),  # of the original, pixels
         pa.field("height", pa.int32()),
         pa.field("aspect", pa.float64()),  # long side / short side

@@ -18,13 +18,15 @@ from functools import cache
 from typing import Any
 
 from imglish.errors import ImageError
+from imglish.ingest.addresses import host_of
+from imglish.ingest.hosts import place_of
 from imglish.records import ANNOTATIONS, pack_json, table, unpack_json
 from imglish.shards.images import probe
 from imglish.stages import Commit, Receipt, Unit
 from imglish.storage import Output, Store
 
 STAGE = "annotate"
-VERSION = 1
+VERSION = 2
 FOLDER = "tables"
 _BATCH_ROWS = 256
 _LANGUAGE_CHARACTERS = 2000
@@ -65,6 +67,8 @@ class AnnotateTask:
 def _annotate(row: Mapping[str, Any], max_pixels: int) -> dict[str, Any]:
     kept = ("source", "row", "kind", "record_id", "status", "detail", "bytes")
     measured = {name: row[name] for name in kept}
+    if row["receipt"] is not None and row["status"] == "ok":
+        measured["url_place"] = place_of(host_of(row["url"]), row["url"])
     if row["kind"] == "pair":
         measured |= _caption_columns(unpack_json(row["captions"]) or [])
     if row["status"] != "ok":

@@ -24,7 +24,7 @@ def check_row(source: SourceConfig, row: Row) -> Row:
     if row.status == "ok" and source.kind == "text":
         row = _check_text(row)
     if row.status == "ok" and source.kind == "pair":
-        row = _check_captions(row)
+        row = check_captions(row)
     if row.status != "ok":
         return replace(row, payload=None, captions=None, detail=None if row.detail is None else printable(row.detail))
     return row if source.kind == "pair" or row.captions is None else replace(row, captions=None)
@@ -42,7 +42,7 @@ def _check_text(row: Row) -> Row:
     return replace(row, status="empty", detail=f"{len(payload)} bytes of white space") if blank else row
 
 
-def _check_captions(row: Row) -> Row:
+def check_captions(row: Row) -> Row:
     """Captions without NUL characters and without those that are empty or not encodable; none left is a status."""
     good: list[str] = []
     bad = 0

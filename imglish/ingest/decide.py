@@ -30,6 +30,8 @@ from numpy.typing import NDArray
 
 from imglish.digests import record_halves, table_digest
 from imglish.ingest.judge import JUDGED, evidence_rows, judge
+from imglish.ingest.placeholders import RULE as PLACEHOLDER
+from imglish.ingest.placeholders import drop_placeholders
 from imglish.ingest.rules import EXACT_DUPLICATE, RULES
 from imglish.recipe import Recipe, content_fields
 from imglish.records import DECISIONS, KINDS
@@ -37,7 +39,7 @@ from imglish.seeds import stream, uniform
 from imglish.stages import Commit, Engine, Progress, Receipt, Unit, find_receipt, run_group
 from imglish.storage import Output, Store
 
-VERSION = 2
+VERSION = 3
 FOLDER = "tables"
 PIECE_ROWS = 150_000
 """Rows loaded at once, and rows of the landing files that are written together; about 25 MB."""
@@ -62,7 +64,7 @@ def decide(
     priorities = {source.name: source.priority for source in recipe.source}
     params = {
         "decide": content_fields(recipe.decide),
-        "rules": [str(rule) for rule in RULES],
+        "rules": [*(str(rule) for rule in RULES), PLACEHOLDER],
         "priorities": priorities,
         "seed": recipe.seed,
     }
@@ -127,7 +129,8 @@ class _Resolve:
 
 def _resolve_params(recipe: Recipe) -> dict[str, Any]:
     decide = recipe.decide
-    return {"seed": recipe.seed, "share": decide.validation_share, "captioned_images": decide.captioned_images}
+    params = {"seed": recipe.seed, "share": decide.validation_share, "captioned_images": decide.captioned_images}
+    return params | {"placeholder_urls": decide.placeholder_urls}
 
 
 def _ordered(rows: pa.Table, keys: Sequence[str]) -> pa.Table:
@@ -141,9 +144,10 @@ def resolve(rows: pa.Table, recipe: Recipe) -> pa.Table:
 
 
 def _resolve(rows: pa.Table, recipe: Recipe) -> pa.Table:
+    group = _groups(rows.column("record_id"))
+    rows = drop_placeholders(rows, group, recipe.decide.placeholder_urls, bit=len(RULES))
     passing = _mask(pc.equal(rows.column("verdict"), "keep"))
     kinds = {kind: passing & _mask(pc.equal(rows.column("kind"), kind)) for kind in KINDS}
-    group = _groups(rows.column("record_id"))
     survivor = np.full(rows.num_rows, -1, dtype=np.int64)
     for mine in kinds.values():
         survivor[mine] = _first_of_group(group, mine)[group[mine]]

@@ -3,10 +3,13 @@
     rows = fetch_rows([Row("list.csv#0", url="https://example.org/cat.jpg", status=TO_FETCH)], FetchConfig())
     rows[0].payload, rows[0].status, rows[0].attempts        # b"\\xff\\xd8...", "ok", 1
 
-img2dataset brings the thread pool, the retries and the X-Robots-Tag opt-outs; it calls `urllib.request.urlopen`, so
-a guarded opener is installed for the duration of the unit and the former one put back. One unit at a time fetches in
-a process, because that opener is global. Its resizer is told to keep bytes as they are, and its sample writer is a
-dictionary. Each distinct URL is asked for once; what cannot pass (404, refused, too large) is not tried again.
+img2dataset brings the thread pool and the flow of images; it calls `urllib.request.urlopen`, so `attempts.Session`, a
+guarded opener, is installed for the duration of the unit and the former one put back. One unit at a time fetches in a
+process, because that opener is global. Its resizer is told to keep bytes as they are, and its sample writer is a
+dictionary.
+
+A unit goes in rounds: each asks once for every URL that is due, spread so that hosts take turns. What failed and may
+pass is due again after its back-off, so no thread sleeps while there is other work. Each distinct URL is fetched once.
 """
 
 from __future__ import annotations
@@ -18,9 +21,10 @@ import threading
 import time
 import urllib.request
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,12 +32,23 @@ from typing import Any
 import pyarrow as pa
 
 from imglish.errors import FetchError, SourceError
-from imglish.ingest.guard import Answer, Guard, clean_url
+from imglish.ingest.addresses import clean_url, host_of
+from imglish.ingest.attempts import Session, Try
+from imglish.ingest.gate import Share
+from imglish.ingest.robots import Robots
 from imglish.ingest.sources.base import Row
 from imglish.recipe import FetchConfig
 
-OPT_OUTS = ("noai", "noimageai", "noindex", "noimageindex")
-"""X-Robots-Tag directives that are honoured: img2dataset's default."""
+DECIDING = (
+    "Content-Type",
+    "Content-Length",
+    "Content-Encoding",
+    "X-Robots-Tag",
+    "TDM-Reservation",
+    "Retry-After",
+    "Location",
+)
+"""Headers of the last answer that a receipt keeps, first 200 characters of each."""
 _SIGNATURES = (
     (0, b"\xff\xd8\xff", "JPEG"),
     (0, b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -53,14 +68,16 @@ _SIGNATURES = (
 _ONE_AT_A_TIME = threading.Lock()
 
 
-def fetch_rows(rows: Sequence[Row], config: FetchConfig) -> list[Row]:
+def fetch_rows(
+    rows: Sequence[Row], config: FetchConfig, robots: Robots | None = None, share: Share | None = None
+) -> list[Row]:
     """The rows in their order, each with its payload or the status that says why there is none.
 
-    `detail` says what happened and `attempts` how many requests were sent. No URL takes longer than
-    `config.deadline` seconds, so a unit ends after len(rows) / threads x deadline at the latest.
-    SourceError when img2dataset is not installed.
+    `detail` says what happened, `attempts` how many requests were sent, `receipt` what the last answer was. No URL
+    gets more than `config.deadline` seconds of requests and none is started after `config.unit_deadline`, so this
+    returns within unit_deadline + deadline seconds, and a few for threads to end. `share` is what may be asked of each
+    host, the recipe's own by default. SourceError when img2dataset is not installed.
     """
-    session = _Session(config)
     wanted: dict[str, None] = {}
     refused: dict[int, FetchError] = {}
     urls: list[str] = []
@@ -71,112 +88,86 @@ def fetch_rows(rows: Sequence[Row], config: FetchConfig) -> list[Row]:
         except FetchError as error:
             urls.append("")
             refused[number] = error
-    bodies = _download(list(wanted), session, config) if wanted else {}
+    share = share or Share(config.host_connections, config.host_delay)
+    bodies, tries = _download(list(wanted), Session(config, robots or Robots(None, ""), share)) if wanted else ({}, {})
     return [
-        _failed(row, refused[number], 0)
+        _failed(row, refused[number], Try(""))
         if number in refused
-        else _finish(row, session.tries.get(url, _Try(0.0)), bodies.get(url))
+        else _finish(row, tries[url], bodies.get(url), config)
         for number, (row, url) in enumerate(zip(rows, urls, strict=True))
     ]
 
 
-@dataclass
-class _Try:
-    """What the session knows about one URL."""
-
-    until: float  # time.monotonic
-    attempts: int = 0
-    failure: FetchError | None = None
-    tagged: Answer | None = None  # an answer with X-Robots-Tag, which img2dataset would ask for again
-    answer_url: str = ""
-    content_type: str = ""
-
-
-class _Session(Guard):
-    """The guard of one unit: counts requests, keeps the deadline over retries, does not repeat hopeless ones."""
-
-    def __init__(self, config: FetchConfig) -> None:
-        super().__init__(
-            user_agent=config.user_agent,
-            max_bytes=config.max_bytes,
-            timeout=config.timeout,
-            deadline=config.deadline,
-            allow_private=config.allow_private,
-        )
-        self.tries: dict[str, _Try] = {}
-
-    def open(self, fullurl: Any, data: Any = None, timeout: float | None = None) -> Answer:
-        url = fullurl if isinstance(fullurl, str) else fullurl.full_url
-        state = self.tries.setdefault(url, _Try(time.monotonic() + self.deadline))
-        if state.failure is not None and (not _may_pass(state.failure) or time.monotonic() >= state.until):
-            raise state.failure
-        if state.tagged is not None:
-            return state.tagged
-        state.attempts += 1
-        try:
-            answer = self.fetch(url, state.until)
-        except FetchError as error:
-            state.failure = error
-            raise
-        state.failure = None
-        state.tagged = answer if "X-Robots-Tag" in answer.headers else None
-        state.answer_url, state.content_type = answer.url, answer.headers.get_content_type()
-        return answer
-
-
-def _may_pass(failure: FetchError) -> bool:
-    """Whether a further attempt may succeed: too early, too many requests, server trouble, lost packets."""
-    return failure.reason in (
-        "timeout",
-        "fetch_error",
-        "http_408",
-        "http_425",
-        "http_429",
-    ) or failure.reason.startswith("http_5")
-
-
 class _Basket:
-    """img2dataset's sample writer, in memory: bodies and error messages by URL."""
+    """img2dataset's sample writer, in memory: bodies by URL."""
 
     def __init__(self) -> None:
-        self.results: dict[str, tuple[bytes | None, str | None]] = {}
+        self.bodies: dict[str, bytes] = {}
 
     def write(self, img_str: bytes | None, key: str, caption: str | None, meta: dict[str, Any]) -> None:
-        self.results[meta["url"]] = (img_str, meta["error_message"])
+        if img_str is not None:
+            self.bodies[meta["url"]] = img_str
 
     def close(self) -> None:
         """Everything is in memory."""
 
 
-def _download(urls: list[str], session: _Session, config: FetchConfig) -> dict[str, tuple[bytes | None, str | None]]:
-    """Run img2dataset over cleaned, distinct URLs: (body, None) or (None, its error message) by URL."""
+def _download(urls: list[str], session: Session) -> tuple[dict[str, bytes], Mapping[str, Try]]:
+    """Run img2dataset in rounds over cleaned, distinct URLs: bodies and what is known, by URL."""
+    basket = _Basket()
     with _ONE_AT_A_TIME, tempfile.TemporaryDirectory(prefix="imglish-fetch-") as folder:
         downloader, resizer = _img2dataset()
-        basket = _Basket()
-        shard = Path(folder) / "urls.arrow"
-        with pa.OSFile(str(shard), "wb") as sink, pa.ipc.new_file(sink, pa.schema([("url", pa.string())])) as writer:
-            writer.write_table(pa.table({"url": pa.array(urls, pa.string())}))
-        job = downloader.Downloader(
-            sample_writer_class=lambda *_: basket,
-            resizer=resizer.Resizer(256, "no", False, disable_all_reencoding=True),
-            thread_count=min(config.threads, len(urls)),
-            save_caption=False,
-            extract_exif=False,
-            output_folder=folder,
-            column_list=["url"],
-            timeout=config.timeout,
-            number_sample_per_shard=len(urls),
-            oom_shard_count=1,
-            compute_hash=None,
-            verify_hash_type=None,
-            encode_format="jpg",
-            retries=config.retries,
-            user_agent_token=config.user_agent.partition("/")[0],
-            disallowed_header_directives=list(OPT_OUTS),
-        )
         with _installed(session):
-            job.download_shard((0, str(shard)))
-    return basket.results
+            session.begin(urls)
+            while due := session.due():
+                began = time.monotonic()
+                job = _job(downloader, resizer, session.config, folder, basket, len(due))
+                job.download_shard((0, _list_file(folder, spread(due))))
+                session.unasked(due, began)
+    return basket.bodies, session.tries
+
+
+def spread(urls: Sequence[str]) -> list[str]:
+    """The URLs in an order in which every host takes turns in proportion: number i of n of a host stands at i / n."""
+    hosts = [host_of(url) for url in urls]
+    total, seen = Counter(hosts), Counter[str]()
+    place: list[float] = []
+    for host in hosts:
+        place.append((seen[host] + 0.5) / total[host])
+        seen[host] += 1
+    return [urls[number] for number in sorted(range(len(urls)), key=lambda number: (place[number], number))]
+
+
+def _list_file(folder: str, urls: Sequence[str]) -> str:
+    """The shard of img2dataset that lists these URLs; its downloader removes it."""
+    shard = str(Path(folder) / "urls.arrow")
+    with pa.OSFile(shard, "wb") as sink, pa.ipc.new_file(sink, pa.schema([("url", pa.string())])) as writer:
+        writer.write_table(pa.table({"url": pa.array(urls, pa.string())}))
+    return shard
+
+
+def _job(
+    downloader: ModuleType, resizer: ModuleType, config: FetchConfig, folder: str, basket: _Basket, count: int
+) -> Any:
+    """img2dataset's downloader of one shard: no retries of its own, no resizing, no opt-outs, which the session has."""
+    return downloader.Downloader(
+        sample_writer_class=lambda *_: basket,
+        resizer=resizer.Resizer(256, "no", False, disable_all_reencoding=True),
+        thread_count=min(config.threads, count),
+        save_caption=False,
+        extract_exif=False,
+        output_folder=folder,
+        column_list=["url"],
+        timeout=config.timeout,
+        number_sample_per_shard=count,
+        oom_shard_count=1,
+        compute_hash=None,
+        verify_hash_type=None,
+        encode_format="jpg",
+        retries=0,
+        user_agent_token=None,
+        disallowed_header_directives=None,
+    )
 
 
 @contextmanager
@@ -210,31 +201,47 @@ def _img2dataset() -> tuple[ModuleType, ModuleType]:
     return downloader, resizer
 
 
-def _finish(row: Row, state: _Try, result: tuple[bytes | None, str | None] | None) -> Row:
+def _finish(row: Row, state: Try, body: bytes | None, config: FetchConfig) -> Row:
     """The row with what came back for its URL."""
-    body, message = result or (None, "img2dataset gave no result")
-    if body is None:
-        return _failed(row, state.failure or _other(message or ""), state.attempts)
+    if state.failure is not None or body is None:
+        return _failed(row, state.failure or FetchError("fetch_error", "img2dataset gave no result"), state)
     if not body:
-        return _failed(row, FetchError("empty", f"no bytes from {state.answer_url}"), state.attempts)
+        return _failed(row, FetchError("empty", f"no bytes from {state.seen.url}"), state)
     if image_format(body) is None:
-        said = f"{state.content_type} from {state.answer_url}, begins with {body[:24]!r}"
-        return _failed(row, FetchError("not_image", said), state.attempts)
-    found = hashlib.sha256(body).hexdigest()
-    if row.expected_sha256 is not None and row.expected_sha256.lower() != found:
-        said = f"SHA-256 is {found}, the source says {row.expected_sha256}"
-        return _failed(row, FetchError("sha256_mismatch", said), state.attempts)
-    moved = None if state.answer_url == row.url else f"from {state.answer_url}"
-    return replace(row, payload=body, status="ok", detail=moved, attempts=state.attempts)
+        kind = state.seen.headers.get_content_type() if state.seen.headers else "no type"
+        return _failed(row, FetchError("not_image", f"{kind} from {state.seen.url}, begins with {body[:24]!r}"), state)
+    expected = row.expected_sha256
+    if expected is not None and expected.lower() != (found := hashlib.sha256(body).hexdigest()):
+        said = f"SHA-256 is {found}, the source says {expected}"
+        return _failed(row, FetchError("sha256_mismatch", said), state)
+    moved = None if state.seen.url == row.url else f"from {state.seen.url}"
+    return replace(row, payload=body, status="ok", detail=moved, attempts=state.attempts, receipt=_receipt(state))
 
 
-def _failed(row: Row, failure: FetchError, attempts: int) -> Row:
-    return replace(row, payload=None, status=failure.reason, detail=failure.detail, attempts=attempts)
+def _failed(row: Row, failure: FetchError, state: Try) -> Row:
+    return replace(
+        row,
+        payload=None,
+        status=failure.reason,
+        detail=failure.detail,
+        attempts=state.attempts,
+        receipt=_receipt(state),
+    )
 
 
-def _other(message: str) -> FetchError:
-    """What img2dataset itself objects to."""
-    return FetchError("refused" if "X-Robots-Tag" in message else "fetch_error", message)
+def _receipt(state: Try) -> dict[str, Any] | None:
+    """What the last answer was; None when no request was sent."""
+    if not state.attempts:
+        return None
+    seen = state.seen
+    found = {} if seen.headers is None else {name: seen.headers.get(name) for name in DECIDING}
+    headers = {name.lower(): _shown(value) for name, value in found.items() if value is not None}
+    return {"url": seen.url, "code": seen.code, "sent": seen.sent, "headers": headers}
+
+
+def _shown(value: Any) -> str:
+    """A header's value in ASCII, as much of it as a receipt keeps."""
+    return str(value)[:200].encode("ascii", "backslashreplace").decode()
 
 
 def image_format(payload: bytes) -> str | None:

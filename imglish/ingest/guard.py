@@ -1,14 +1,14 @@
 """A urllib opener that is safe on the open web: whoever wrote the URL, it reaches public servers only.
 
     guard = Guard(user_agent="imglish/1", max_bytes=64 << 20, timeout=10.0, deadline=30.0)
-    answer = guard.fetch("https://example.org/cat.jpg")     # Answer(url, headers, body), or FetchError
+    answer = guard.fetch("https://example.org/cat.jpg")     # Answer(url, code, headers, sent, body), or FetchError
 
-The check sits where the socket is made, so redirects, odd spellings of addresses and DNS answers that change
-between check and use cannot pass it: a host is resolved once per connection, every answer must be public, and the
-socket is connected to the address that was checked (Host header, SNI and certificate still use the name).
-Only http and https, only listed ports, no proxies, at most five redirects. Sizes (headers, body, decoded body)
-and the wall clock are bounded whatever the server sends. `allow_private` lifts address and port checks for exactly
-the named "host:port" pairs. Every failure is a FetchError whose reason is a status word of `records.LANDING`.
+The check sits where the socket is made, so redirects, odd spellings of addresses and DNS answers that change between
+check and use cannot pass it: a host is resolved once, every answer must be public, and the socket is connected to the
+address that was checked (Host header, SNI and certificate still use the name). Only http and https, only listed ports,
+no proxies, at most five redirects. Sizes (headers, body, decoded body) and the wall clock are bounded whatever the
+server sends. `allow_private` lifts address and port checks for exactly the named "host:port" pairs. Every failure is a
+FetchError whose reason is a status word of `records.LANDING`.
 """
 
 from __future__ import annotations
@@ -17,23 +17,20 @@ import contextlib
 import functools
 import http.client
 import ipaddress
-import queue
-import re
+import os
 import socket
 import ssl
-import string
-import threading
 import time
 import urllib.error
-import urllib.parse
 import urllib.request
 import zlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from email.message import Message
 from typing import Any
 
 from imglish.errors import FetchError
+from imglish.ingest.addresses import Resolver, clean_url, is_public
 
 PORTS = frozenset({80, 443, 8080, 8443})
 """Ports of public web servers; others are how a URL list probes databases and mail servers."""
@@ -41,62 +38,6 @@ MAX_REDIRECTS = 5
 HEADER_BYTES = 256 << 10
 """Status line, headers and read-ahead of one answer; servers in use send under 64 KB."""
 _CHUNK = 64 << 10
-_HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")  # names and IPv6 addresses, no zone
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
-_UNICAST6 = ipaddress.ip_network("2000::/3")  # RFC 4291: all global unicast assigned so far
-_NOT_PUBLIC = (
-    ipaddress.ip_network("192.0.0.0/24"),  # RFC 6890; is_global before Python 3.11.9 passes most of it
-    ipaddress.ip_network("168.63.129.16/32"),  # metadata service of Azure, on a public address
-)
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-def is_public(address: Address) -> bool:
-    """Whether an address is a server on the open internet; an IPv4 address inside IPv6 is judged as itself."""
-    if isinstance(address, ipaddress.IPv6Address):
-        inner = _inner_ipv4(address)
-        if inner is not None:
-            return is_public(inner)
-        return address.is_global and address in _UNICAST6
-    return (
-        address.is_global
-        and not (address.is_multicast or address.is_reserved)
-        and not any(address in network for network in _NOT_PUBLIC)
-    )
-
-
-def _inner_ipv4(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address that a mapped, 6to4, Teredo or NAT64 address leads to."""
-    if address in _NAT64:
-        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
-
-
-def clean_url(url: object) -> str:
-    """An absolute http(s) URL in ASCII without fragment; FetchError "refused" for anything else."""
-    if not isinstance(url, str):
-        raise FetchError("refused", f"a URL must be text, not {type(url).__name__}")
-    text = url.strip()
-    if any(ord(character) < 32 or ord(character) == 127 for character in text):
-        raise FetchError("refused", "control character in the URL")
-    try:
-        parts = urllib.parse.urlsplit(text)
-        host, port = parts.hostname or "", parts.port
-        host = host if host.isascii() else host.encode("idna").decode()
-        path, query = _quote(parts.path or "/"), _quote(parts.query)
-    except ValueError as error:
-        raise FetchError("refused", f"not a URL: {error}") from None
-    if parts.scheme not in ("http", "https"):
-        raise FetchError("refused", f"scheme {parts.scheme or 'none'}: only http and https are fetched")
-    if parts.username is not None or not _HOST.fullmatch(host):
-        raise FetchError("refused", "user name in the URL" if parts.username is not None else f"no host: {host[:80]!r}")
-    shown = f"[{host}]" if ":" in host else host
-    return urllib.parse.urlunsplit((parts.scheme, shown if port is None else f"{shown}:{port}", path, query, ""))
-
-
-def _quote(text: str) -> str:
-    return urllib.parse.quote(text, safe=string.punctuation.replace("\\", "").replace('"', ""))
 
 
 @dataclass(frozen=True)
@@ -104,7 +45,9 @@ class Answer:
     """A whole answer; also the context manager that callers of `urllib.request.urlopen` expect."""
 
     url: str  # after redirects
+    code: int
     headers: Message
+    sent: int  # bytes of the body before a content coding was undone
     body: bytes
 
     def read(self) -> bytes:
@@ -117,11 +60,23 @@ class Answer:
         """Nothing is open any more."""
 
 
+@dataclass
+class Seen:
+    """What one fetch has seen so far, so that a failure can say which answer decided: the last one."""
+
+    url: str = ""
+    code: int | None = None
+    headers: Message | None = None
+    sent: int = 0
+
+
 class Guard(urllib.request.OpenerDirector):
     """Fetches public URLs within bounds; thread-safe, holds no connection.
 
     `timeout` is seconds to connect and between two packets, `deadline` seconds for one URL altogether,
-    `max_bytes` bounds the body as sent and as decoded.
+    `max_bytes` bounds the body as sent and as decoded; with `cut` a longer body is cut there instead of refused.
+    `hop(url)` is asked before every request, redirects included, and `accept(headers)` before a body is read; either
+    refuses by raising FetchError.
     """
 
     def __init__(
@@ -132,38 +87,48 @@ class Guard(urllib.request.OpenerDirector):
         timeout: float,
         deadline: float,
         allow_private: Collection[str] = (),
+        cut: bool = False,
+        hop: Callable[[str], None] = lambda url: None,
+        accept: Callable[[Message], None] = lambda headers: None,
     ) -> None:
         super().__init__()
-        self.user_agent, self.max_bytes = user_agent, max_bytes
+        self.user_agent, self.max_bytes, self.cut = user_agent, max_bytes, cut
         self.timeout, self.deadline = timeout, deadline
         self.allow_private = frozenset(name.lower() for name in allow_private)
-        self.tls = ssl.create_default_context()
-        self.tls.sslsocket_class = _TlsSocket
+        self.hop, self.accept = hop, accept
+        self.resolver = Resolver()
+        self.tls = _tls_context(os.environ.get("SSL_CERT_FILE"))
 
     def open(self, fullurl: Any, data: Any = None, timeout: float | None = None) -> Answer:
         """What `urllib.request.urlopen` calls once this opener is installed; GET only, own time-outs."""
         return self.fetch(fullurl if isinstance(fullurl, str) else fullurl.full_url)
 
-    def fetch(self, url: str, until: float | None = None) -> Answer:
+    def fetch(self, url: str, until: float | None = None, seen: Seen | None = None) -> Answer:
         """The whole answer to a GET, all of it before `until` (`time.monotonic`, default now + deadline).
 
-        Raises FetchError only: refused, timeout, too_large, http_<code>, fetch_error.
+        `seen` is filled in on the way, for failures too. Raises FetchError only: refused, redirects, unresolved,
+        timeout, too_large, http_<code>, fetch_error, and what `hop` and `accept` raise.
         """
         request = urllib.request.Request(clean_url(url), headers={"User-Agent": self.user_agent, "Accept": "*/*"})
         until = time.monotonic() + self.deadline if until is None else until
+        seen = Seen() if seen is None else seen
+        seen.url = request.full_url
         try:
-            with self._inner(until).open(request, timeout=self.timeout) as response:
-                return Answer(response.url, response.headers, self._body(response))
+            with self._inner(until, seen).open(request, timeout=self.timeout) as response:
+                seen.url, seen.code, seen.headers = response.url, response.status, response.headers
+                self.accept(response.headers)
+                body = self._body(response, seen)
+                return Answer(response.url, response.status, response.headers, seen.sent, body)
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise _failure(error) from None
 
-    def _inner(self, until: float) -> urllib.request.OpenerDirector:
+    def _inner(self, until: float, seen: Seen) -> urllib.request.OpenerDirector:
         """urllib's own machinery for one URL: no proxies, cookies, files or ftp."""
         director = urllib.request.OpenerDirector()
         for handler in (
             _Http(functools.partial(_Connection, self, until)),
             _Https(functools.partial(_TlsConnection, self, until)),
-            _Redirects(),
+            _Redirects(self.hop, seen),
             urllib.request.HTTPErrorProcessor(),
             urllib.request.HTTPDefaultErrorHandler(),
             urllib.request.UnknownHandler(),
@@ -171,14 +136,17 @@ class Guard(urllib.request.OpenerDirector):
             director.add_handler(handler)
         return director
 
-    def _body(self, response: http.client.HTTPResponse) -> bytes:
+    def _body(self, response: http.client.HTTPResponse, seen: Seen) -> bytes:
         announced = response.length
-        if announced is not None and announced > self.max_bytes:
+        if announced is not None and announced > self.max_bytes and not self.cut:
             raise FetchError("too_large", f"{announced} bytes announced, the limit is {self.max_bytes}")
         sent = bytearray()
         while data := response.read(min(_CHUNK, self.max_bytes + 1 - len(sent))):
             sent += data
+            seen.sent = len(sent)
             if len(sent) > self.max_bytes:
+                if self.cut:
+                    return bytes(sent[: self.max_bytes])
                 raise FetchError("too_large", f"more than {self.max_bytes} bytes sent")
         if response.length:
             raise FetchError("fetch_error", f"connection closed after {len(sent)} of {announced} bytes")
@@ -195,11 +163,11 @@ class Guard(urllib.request.OpenerDirector):
             body = inflate.decompress(sent, self.max_bytes + 1)
         except zlib.error as error:
             raise FetchError("fetch_error", f"broken {coding} coding: {error}") from None
-        if len(body) > self.max_bytes:
+        if len(body) > self.max_bytes and not self.cut:
             raise FetchError("too_large", f"{len(sent)} bytes sent decode to more than {self.max_bytes}")
-        if not inflate.eof:
+        if not inflate.eof and not self.cut:
             raise FetchError("fetch_error", f"the {coding} coding breaks off after {len(body)} bytes")
-        return body
+        return body[: self.max_bytes]
 
     def connect(self, host: str, port: int, until: float) -> _PlainSocket:
         """A socket to a checked address of `host`; FetchError when an address or the port is not allowed."""
@@ -207,7 +175,7 @@ class Guard(urllib.request.OpenerDirector):
         allowed = name.lower() in self.allow_private
         if not allowed and port not in PORTS:
             raise FetchError("refused", f"port {port} of {host}: only {sorted(PORTS)} are fetched")
-        answers = _resolve(host, port, min(until, time.monotonic() + self.timeout))
+        answers = self.resolver.find(host, port, min(until, time.monotonic() + self.timeout))
         for *_, address in answers:
             if not allowed and not is_public(ipaddress.ip_address(address[0])):
                 raise FetchError("refused", f"{host} is at {address[0]}, not a public address")
@@ -226,24 +194,15 @@ class Guard(urllib.request.OpenerDirector):
         raise failure
 
 
-def _resolve(host: str, port: int, until: float) -> list[tuple[Any, ...]]:
-    """`getaddrinfo` within a time limit; it has none of its own, hence the thread."""
-    answers: queue.SimpleQueue[list[tuple[Any, ...]] | Exception] = queue.SimpleQueue()
+@functools.cache
+def _tls_context(file: str | None) -> ssl.SSLContext:
+    """Certificates are verified against the system's, or those in `file`, which OpenSSL finds in SSL_CERT_FILE itself.
 
-    def look_up() -> None:
-        try:
-            answers.put(list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
-        except (OSError, ValueError) as error:
-            answers.put(error)
-
-    threading.Thread(target=look_up, daemon=True, name="imglish-dns").start()
-    try:
-        found = answers.get(timeout=max(0.0, until - time.monotonic()))
-    except queue.Empty:
-        raise FetchError("timeout", f"no DNS answer for {host}") from None
-    if isinstance(found, Exception):
-        raise FetchError("fetch_error", f"cannot resolve {host}: {found}")
-    return found
+    One context serves the process, as loading the certificates takes 50 ms.
+    """
+    context = ssl.create_default_context()
+    context.sslsocket_class = _TlsSocket
+    return context
 
 
 class _Bounded:
@@ -348,14 +307,25 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     max_redirections = MAX_REDIRECTS
     max_repeats = 2
 
+    def __init__(self, hop: Callable[[str], None], seen: Seen) -> None:
+        self._hop, self._seen = hop, seen
+
     def http_error_302(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
         fp.close()  # urllib would read the body of a redirect whole, whatever its size
+        self._seen.url, self._seen.code, self._seen.headers = req.full_url, code, headers
         return super().http_error_302(req, fp, code, msg, headers)
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
+    def http_error_default(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> None:
+        """Any other answer that is no success; urllib's own handler raises it."""
+        self._seen.url, self._seen.code, self._seen.headers = req.full_url, code, headers
+
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        return super().redirect_request(req, fp, code, msg, headers, clean_url(newurl))
+        target = clean_url(newurl)
+        self._hop(target)
+        self._seen.url, self._seen.code, self._seen.headers = target, None, None
+        return super().redirect_request(req, fp, code, msg, headers, target)
 
 
 def _failure(error: Exception) -> FetchError:
@@ -364,7 +334,9 @@ def _failure(error: Exception) -> FetchError:
         with contextlib.suppress(OSError):
             error.close()
         if 300 <= error.code < 400:
-            return FetchError("refused", f"redirect not followed: {' '.join(str(error.msg).split())[:200]}")
+            endless = urllib.request.HTTPRedirectHandler.inf_msg in str(error.msg)
+            word = "redirects" if endless else "refused"
+            return FetchError(word, f"redirect not followed: {' '.join(str(error.msg).split())[:200]}")
         return FetchError(f"http_{error.code}", f"{error.code} {str(error.reason)[:200]}".strip())
     if isinstance(error, urllib.error.URLError) and isinstance(error.reason, Exception):
         return _failure(error.reason)

@@ -30,6 +30,7 @@ JUDGED = pa.schema(
         pa.field("place", pa.int32()),  # row in it
         *[DECISIONS.field(name) for name in DECISIONS.names],
         pa.field("more", pa.binary()),  # JSON list of (rule, score, threshold, detail) after the deciding one
+        pa.field("url_place", pa.int64()),  # of ANNOTATIONS, for `placeholders`
     ]
 )
 _SAID = ("rule", "score", "threshold", "detail")
@@ -50,7 +51,7 @@ def judge(rows: pa.Table, recipe: Recipe, unit: int, buckets: int) -> pa.Table:
         "bucket": record_halves(rows.column("record_id"))[0] % np.uint64(buckets),
         "unit": np.full(count, unit),
         "place": place,
-        **{name: rows.column(name) for name in ("source", "row", "kind", "record_id")},
+        **{name: rows.column(name) for name in ("source", "row", "kind", "record_id", "url_place")},
         "verdict": pc.if_else(pa.array(dropped), "drop", "keep"),
         "rule": _RULES.take(rule),
         "score": pa.array(score, mask=~dropped | np.isnan(score)),

@@ -3,9 +3,12 @@
     receipts = land(store, engine, recipe)         # {"photos": [Receipt, ...], ...}; only missing units run
 
 A unit is one part of a source. Its id covers what the source is (name, kind, format, licence, options), the part and
-its fingerprint, never where the files lie nor the source's priority. Its task reads the rows, fetches those that are
-URLs, checks captions and texts, and commits Parquet files of bounded size, each sorted by (record_id, source, row):
-outputs "rows/000000", "rows/000001", ... (`landing.py`). `landing_files` lists those of many units.
+its fingerprint, never where the files lie nor the source's priority. Its task reads the rows, checks captions and
+texts, and commits Parquet files of bounded size, each sorted by (record_id, source, row): outputs "rows/000000",
+"rows/000001", ... (`landing.py`). `landing_files` lists those of many units.
+
+URL lists go another way: `listing` brings their rows together by host, `lanes` fetches them. A unit of theirs is the
+rows of one source in a range of places. `again` names the statuses that `imglish retry` fetches once more.
 
 `landing/index.json` says which units make up each source. Landing is self-sufficient: when a source's files are gone,
 what the index has for the same configuration is used as it is, and `note` is told.
@@ -14,19 +17,21 @@ what the index has for the same configuration is used as it is, and `note` is to
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from imglish.digests import canonical_json, json_digest
-from imglish.ingest.fetch import fetch_rows
+from imglish.ingest.forgotten import Forgotten
 from imglish.ingest.landing import FOLDER, LandingFiles, progress_path
+from imglish.ingest.lanes import FetchJob
+from imglish.ingest.listing import list_unit, listed
+from imglish.ingest.retries import LiveRates, retried
 from imglish.ingest.sources import reader, reader_version
-from imglish.ingest.sources.base import TO_FETCH, Part, Reader, Row
+from imglish.ingest.sources.base import Part
 from imglish.ingest.sources.files import source_present
-from imglish.ingest.sources.urls import UrlList
-from imglish.recipe import FetchConfig, Recipe, SourceConfig, content_fields
+from imglish.recipe import Recipe, SourceConfig, content_fields
 from imglish.stages import Commit, Engine, Progress, Receipt, Unit, find_receipts, run_map
 from imglish.storage import Output, Store
 
@@ -41,28 +46,65 @@ def land(
     recipe: Recipe,
     progress: Progress | None = None,
     note: Callable[[str], None] = lambda text: None,
+    again: Collection[str] = (),
 ) -> dict[str, list[Receipt]]:
-    """Land all sources of a recipe; the receipts of each source's units, in the order of its parts.
+    """Land all sources of a recipe; the receipts of each source's units, in the order of its parts or places.
 
-    `note` gets a sentence for each source whose files are gone and whose landing is used as it is.
+    `note` gets a sentence for each source whose files are gone and whose landing is used as it is, and how fetching
+    goes. `again` holds status words or classes (`retries.matches`) of URLs that are fetched once more.
     Raises SourceError when a source can neither be listed nor found in the index.
     """
     index = read_index(store)
-    kept: dict[str, list[Receipt]] = {}
+    landed: dict[str, list[Receipt]] = {}
     units: dict[str, list[Unit]] = {}
     for source in recipe.source:
         found = None if source_present(source, recipe.root) else _landed(store, index, recipe, source)
         if found is None:
             units[source.name] = land_units(recipe, source)
         else:
-            kept[source.name] = found
+            landed[source.name] = found
             note(f"source {source.name}: nothing at {source.path}; its {len(found)} landed units are used as they are")
-    every = [unit for found in units.values() for unit in found]
-    receipts = iter(run_map(store, FOLDER, engine, LandTask(store.root, recipe.fetch), every, progress))
-    landed = {name: [next(receipts) for _ in found] for name, found in units.items()} | kept
+    lists = [source for source in recipe.source if source.name in units and is_fetched(source, recipe.root)]
+    plain = [source.name for source in recipe.source if source.name in units and source not in lists]
+    every = [unit for name in plain for unit in units[name]]
+    receipts = iter(run_map(store, FOLDER, engine, LandTask(store.root), every, progress))
+    landed |= {name: [next(receipts) for _ in units[name]] for name in plain}
+    if lists:
+        landed |= _fetch(store, engine, recipe, lists, units, index, progress, note, again)
     ordered = {source.name: landed[source.name] for source in recipe.source}
     _write_index(store, recipe, ordered)
     return ordered
+
+
+def _fetch(
+    store: Store,
+    engine: Engine,
+    recipe: Recipe,
+    lists: Sequence[SourceConfig],
+    units: Mapping[str, Sequence[Unit]],
+    index: Mapping[str, Any],
+    progress: Progress | None,
+    note: Callable[[str], None],
+    again: Collection[str],
+) -> dict[str, list[Receipt]]:
+    """Land the URL lists: list, bring together by host, fetch."""
+    rows = [unit for source in lists for unit in units[source.name]]
+    found, files = listed(store, engine, rows, recipe.fetch.unit_rows, progress)
+    earlier = {source.name: _earlier(store, index, recipe, source) for source in lists}
+    contents = {source.name: source_content(recipe, source) for source in lists}
+    live = LiveRates(note)
+    job = FetchJob(store, engine, recipe, progress, live)
+    done = job.run(found, files, contents, earlier, lambda receipt: retried(receipt, again))
+    live.end()
+    return {source.name: done.get(source.name, []) for source in lists}
+
+
+def _earlier(store: Store, index: Mapping[str, Any], recipe: Recipe, source: SourceConfig) -> list[Receipt]:
+    """What of a URL list landed before under the same configuration, however its list was then."""
+    entry = index.get(source.name)
+    if entry is None or entry["config"] != json_digest(source_content(recipe, source)):
+        return []
+    return list(find_receipts(store, FOLDER, STAGE, entry["units"]).values())
 
 
 def landing_files(receipts: Iterable[Receipt]) -> list[Output]:
@@ -71,32 +113,43 @@ def landing_files(receipts: Iterable[Receipt]) -> list[Output]:
 
 
 def land_units(recipe: Recipe, source: SourceConfig) -> list[Unit]:
-    """The units of one source, one per part, in the order of its parts."""
-    found = _reader(source, recipe)
-    content = {"source": source_content(recipe, source), "reader": reader_version(source, recipe.root)}
+    """The units that read one source, one per part, in the order of its parts; those of a URL list only list it."""
+    found, version = reader(source, recipe.root), reader_version(source, recipe.root)
+    parts = found.parts(source, recipe.root)
+    content = source_content(recipe, source)
+    if is_fetched(source, recipe.root):
+        content.pop("fetch")
+        return [list_unit(source, part, content, version, recipe.root) for part in parts]
     return [
         Unit(
             stage=STAGE,
             version=VERSION,
-            params={**content, "part": part.name, "fingerprint": list(part.fingerprint), "spec": _plain(part.spec)},
+            params={
+                "source": content,
+                "reader": version,
+                "part": part.name,
+                "fingerprint": list(part.fingerprint),
+                "spec": _plain(part.spec),
+            },
             inputs=[],
             spec={"source": source, "part": part, "root": recipe.root},
         )
-        for part in found.parts(source, recipe.root)
+        for part in parts
     ]
 
 
 def source_content(recipe: Recipe, source: SourceConfig) -> dict[str, Any]:
     """What of a source's configuration changes its landing: neither path nor priority."""
     content = {key: value for key, value in content_fields(source).items() if key not in ("path", "priority")}
-    if source.format == UrlList.name:
-        content["fetch"] = content_fields(recipe.fetch)
+    if is_fetched(source, recipe.root):
+        fetch = content_fields(recipe.fetch)
+        content["fetch"] = {name: value for name, value in fetch.items() if name != "unit_rows"}
     return content
 
 
-def _reader(source: SourceConfig, recipe: Recipe) -> Reader:
-    found = reader(source, recipe.root)
-    return UrlList(recipe.fetch.unit_rows) if isinstance(found, UrlList) else found
+def is_fetched(source: SourceConfig, root: str) -> bool:
+    """Whether the rows of a source are URLs to fetch."""
+    return bool(getattr(reader(source, root), "fetched", False))
 
 
 def _plain(value: Any) -> Any:
@@ -132,34 +185,21 @@ def _landed(store: Store, index: Mapping[str, Any], recipe: Recipe, source: Sour
 
 @dataclass(frozen=True)
 class LandTask:
-    """Lands one part: reads, fetches, checks, commits file by file."""
+    """Lands one part: reads, checks, commits file by file."""
 
     root: str  # of the store
-    fetch: FetchConfig
 
     def __call__(self, unit: Unit) -> Receipt:
         store = Store(self.root)
         commit = Commit(store, FOLDER, STAGE, unit.id)
         source: SourceConfig = unit.spec["source"]
         part: Part = unit.spec["part"]
+        forgotten = Forgotten.read(store)
         with LandingFiles(store, unit.id, source) as files:
-            rows = islice(reader(source, unit.spec["root"]).rows(source, part), files.taken, None)
-            for row in rows:
-                if row.status != TO_FETCH:
-                    files.add(row)
-                    continue
-                for fetched in self._fetched([row, *islice(rows, self.fetch.unit_rows - 1)]):
-                    files.add(fetched)
-                files.cut()  # what came over the network is not asked for again
+            rows = reader(source, unit.spec["root"]).rows(source, part)
+            for row in islice(rows, files.taken, None):
+                files.add(forgotten.filtered(row, source.kind))
             outputs, counts = files.finish()
         receipt = commit(outputs, counts)
         store.remove(progress_path(unit.id))
         return receipt
-
-    def _fetched(self, rows: list[Row]) -> list[Row]:
-        """The rows with the payloads that were behind URLs, in the same order."""
-        wanted = [number for number, row in enumerate(rows) if row.status == TO_FETCH]
-        fetched = fetch_rows([rows[number] for number in wanted], self.fetch)
-        for number, row in zip(wanted, fetched, strict=True):
-            rows[number] = row
-        return rows

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from imglish.digests import canonical_json
 from imglish.errors import SourceError
@@ -37,9 +38,11 @@ FILE_BYTES = 128 << 20
 """Payload bytes of one landing file; one payload more may go over it."""
 FILE_ROWS = 1 << 18
 _COLUMNS = (
-    "record_id", "row", "payload", "captions", "url", "licence", "bytes", "sha256", "status", "detail", "attempts"
+    "record_id", "row", "payload", "captions", "url", "licence", "bytes", "sha256", "status", "detail", "attempts",
+    "receipt",
 )  # fmt: skip
 
+Hashes = NDArray[np.int64]
 Columns = tuple[Any, ...]
 """The cells of one row, in the order of _COLUMNS."""
 
@@ -49,21 +52,27 @@ def progress_path(unit: str) -> str:
 
 
 class LandingFiles:
-    """What a unit has landed so far; see the module."""
+    """What a unit has landed so far; see the module.
 
-    def __init__(self, store: Store, unit: str, source: SourceConfig) -> None:
+    `goes_on`: whether an interrupted unit goes on behind its committed files. What came over the network may differ
+    the next time, so units that fetch begin anew.
+    """
+
+    def __init__(self, store: Store, unit: str, source: SourceConfig, goes_on: bool = True) -> None:
         self.store, self.unit, self.source = store, unit, source
         self.taken = 0
         """Rows of the reader in committed files; the next one to add is this one."""
         self._outputs: list[Output] = []
         self._counts: Counter[str] = Counter(occurrences=0, bytes=0)
-        self._names: list[np.ndarray[Any, Any]] = []
+        self._names: list[Hashes] = []
         self._rows: list[Columns] = []
         self._size = 0
         self._content = b"text\0" if source.kind == "text" else b"image\0"
         self._writer = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
-        self._resume()
+        self._goes_on = goes_on
+        if goes_on:
+            self._resume()
 
     def __enter__(self) -> LandingFiles:
         return self
@@ -85,13 +94,9 @@ class LandingFiles:
             size = len(payload)
             self._size += size
             known = (record_id.digest(), row.row, payload, captions, row.url, row.licence, size, sha256)
-        self._rows.append((*known, row.status, row.detail, row.attempts))
+        receipt = None if row.receipt is None else pack_json(dict(row.receipt))
+        self._rows.append((*known, row.status, row.detail, row.attempts, receipt))
         if self._size >= FILE_BYTES or len(self._rows) >= FILE_ROWS:
-            self.cut()
-
-    def cut(self) -> None:
-        """Close the file that fills and note it as progress."""
-        if self._rows:
             self._write(final=False)
 
     def finish(self) -> tuple[dict[str, Output], dict[str, int]]:
@@ -99,7 +104,7 @@ class LandingFiles:
         if self._rows or not (self._outputs or self._writing):
             self._write(final=True)
         self._settle()
-        self._refuse_repeats()
+        refuse_repeats(self.store, self.source, self._outputs, self._names)
         outputs = {f"rows/{number:06d}": output for number, output in enumerate(self._outputs)}
         totals = {name: self._counts.pop(name) for name in ("occurrences", "bytes")}
         return outputs, {**totals, **dict(sorted(self._counts.items()))}
@@ -117,13 +122,13 @@ class LandingFiles:
 
     def _commit(self, rows: list[Columns], final: bool) -> None:
         """On the writer's thread."""
-        self._names.append(np.fromiter((hash(row[1]) for row in rows), np.int64, len(rows)))
+        self._names.append(hashes([row[1] for row in rows]))
         self._counts["occurrences"] += len(rows)
         self._counts["bytes"] += sum(row[6] or 0 for row in rows)
         self._counts.update(f"status/{row[8]}" for row in rows)
-        self._outputs.append(self.store.put_table(FOLDER, landing_table(self.source, rows), bulky=("payload",)))
+        self._outputs.append(put_landing(self.store, landing_table(self.source, rows)))
         self.taken += len(rows)
-        if not final:
+        if self._goes_on and not final:
             known = {"rows": self.taken, "outputs": [output.to_json() for output in self._outputs]}
             self.store.put_as(progress_path(self.unit), canonical_json({**known, "counts": dict(self._counts)}))
 
@@ -138,25 +143,41 @@ class LandingFiles:
             return
         self.taken, self._outputs, self._counts = known["rows"], outputs, Counter(known["counts"])
         for output in outputs:
-            names = self._row_names(output)
-            self._names.append(np.fromiter(map(hash, names), np.int64, len(names)))
+            names = row_names(self.store, output)
+            self._names.append(hashes(names))
 
-    def _row_names(self, output: Output) -> list[str]:
-        return list(self.store.read_table(output.path, ["row"]).column("row").to_pylist())
 
-    def _refuse_repeats(self) -> None:
-        """Eight bytes a row are held; only where two are equal are names compared."""
-        values, counts = np.unique(np.concatenate(self._names), return_counts=True)
-        twice = set(values[counts > 1].tolist())
-        if not twice:
-            return
-        names = Counter(name for output in self._outputs for name in self._row_names(output) if hash(name) in twice)
-        for name, count in names.items():
-            if count > 1:
-                raise SourceError(
-                    f"source {self.source.name!r}: row {name!r} comes more than once; "
-                    f"the reader of format {self.source.format!r} must name rows uniquely"
-                )
+def refuse_repeats(store: Store, source: SourceConfig, outputs: Sequence[Output], names: Sequence[Hashes]) -> None:
+    """SourceError for a row name that came more than once in a unit; `names` are `hashes` of the outputs' rows.
+
+    Eight bytes a row are held; only where two are equal names are compared.
+    """
+    values, counts = np.unique(np.concatenate([np.zeros(0, np.int64), *names]), return_counts=True)
+    twice = set(values[counts > 1].tolist())
+    if not twice:
+        return
+    suspects = Counter(name for output in outputs for name in row_names(store, output) if hash(name) in twice)
+    for name, count in suspects.items():
+        if count > 1:
+            raise SourceError(
+                f"source {source.name!r}: row {name!r} comes more than once; "
+                f"the reader of format {source.format!r} must name rows uniquely"
+            )
+
+
+def hashes(names: Sequence[str]) -> Hashes:
+    """Of this process: another one's differ."""
+    return np.fromiter(map(hash, names), np.int64, len(names))
+
+
+def row_names(store: Store, output: Output) -> list[str]:
+    return list(store.read_table(output.path, ["row"]).column("row").to_pylist())
+
+
+def put_landing(store: Store, table: pa.Table) -> Output:
+    """Commit rows of landing in their order; pictures are compressed already, so only texts and the rest are."""
+    pictures = "text" not in table.column("kind").unique().to_pylist()
+    return store.put_table(FOLDER, table, bulky=("payload",), packed=not pictures)
 
 
 def landing_table(source: SourceConfig, rows: Sequence[Columns]) -> pa.Table:

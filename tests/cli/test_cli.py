@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from imglish.cli import main
-from tests.pipeline.corpora import write_sources
+from imglish.digests import record_id
+from tests.pipeline.corpora import drawing, write_sources
 from tests.shards.changed_helpers import packed
 from tests.shards.pack_helpers import mixed_tables
 from tests.shards.pack_helpers import recipe as pack_recipe
@@ -265,3 +266,27 @@ def test_help_imports_no_heavy_package() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
+
+
+def test_forget_says_what_would_go_and_then_does_it(
+    tmp_path: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = tmp_path / "corpus"
+    shutil.copytree(recipe.parent / "corpus", corpus)
+    key = record_id("image", drawing(0)).hex()
+    assert run(monkeypatch, "forget", corpus / "manifest.json", "--key", key, "--dry-run") == 0
+    assert capsys.readouterr().out == "1 records, 1 rows of landing would go\n"
+    assert run(monkeypatch, "forget", corpus / "manifest.json", "--key", key) == 0
+    assert "tombstones: 1 pair, 0 image, 0 text; 0 records were not in the corpus" in capsys.readouterr().out
+    assert run(monkeypatch, "forget", corpus / "manifest.json", "--key", "beef") == 2
+    assert "--key 'beef' is no record id" in capsys.readouterr().err
+    assert run(monkeypatch, "forget", corpus / "manifest.json") == 2
+
+
+def test_retry_counts_what_landed_and_names_an_unknown_class(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "retry", recipe, "--class", "timeout,5xx") == 0
+    assert capsys.readouterr().out.split()[0] == "ok"
+    assert run(monkeypatch, "retry", recipe, "--class", "timeuot") == 2
+    assert "no failure class 'timeuot'; known are timeout" in capsys.readouterr().err

@@ -75,7 +75,7 @@ def test_every_failure_has_its_word(web: Web) -> None:
         ]
         found = fetch_rows(rows, config(web))
         assert sentinel.connections == 0
-    words = ["http_404", "http_500", "not_image", "empty", "too_large", "fetch_error", *["refused"] * 5]
+    words = ["http_404", "http_500", "not_image", "empty", "too_large", "fetch_error", "opted_out", *["refused"] * 4]
     assert [row.status for row in found] == words
     assert all(row.payload is None and row.detail for row in found)
     assert "text/html" in str(found[2].detail)

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from imglish.errors import FetchError
 from imglish.ingest import guard as guard_module
-from imglish.ingest.guard import HEADER_BYTES, MAX_REDIRECTS, Guard, clean_url, is_public
+from imglish.ingest.addresses import clean_url, is_public
+from imglish.ingest.guard import HEADER_BYTES, MAX_REDIRECTS, Guard
 from tests.ingest.web_helpers import (
     Web,
     body,
@@ -155,7 +156,7 @@ def test_five_redirects_are_followed_and_a_sixth_is_not(web: Web) -> None:
     web.answers["/more"] = redirect("/hop0")
     assert guard(web).fetch(web.url("/hop0")).url == web.url("/cat.jpg")
     error = reason(guard(web), web.url("/more"))
-    assert (error.reason, "redirect" in error.detail) == ("refused", True)
+    assert (error.reason, "redirect" in error.detail) == ("redirects", True)
 
 
 def test_the_body_of_a_redirect_is_not_read(web: Web) -> None:

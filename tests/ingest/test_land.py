@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import shutil
 import subprocess
 import sys
@@ -23,32 +22,14 @@ from imglish.ingest.land import LandTask, land, land_units, landing_files
 from imglish.ingest.sources.base import Part, Row
 from imglish.recipe import Recipe, SourceConfig, make_recipe
 from imglish.records import LANDING, unpack_json
-from imglish.stages import Receipt, Task, Unit, counts_of
+from imglish.stages import Receipt, counts_of
 from imglish.storage import Store
+from tests.ingest.engine_helpers import Inline
 from tests.ingest.source_helpers import write
-from tests.ingest.web_helpers import Web, body, image_bytes, never
+from tests.ingest.web_helpers import image_bytes
 
 JPEG = image_bytes()
 PNG = image_bytes("PNG")
-
-
-class Inline:
-    """An engine of one: pickles each task as a cluster would."""
-
-    def __init__(self) -> None:
-        self.ran: list[str] = []
-
-    def map(self, task: Task, units: Sequence[Unit]) -> Iterator[Receipt]:
-        for unit in units:
-            self.ran.append(unit.params["part"])
-            run, one = pickle.loads(pickle.dumps((task, unit)))
-            yield run(one)
-
-    def group(self, *_: Any) -> Iterator[Receipt]:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Nothing to close."""
 
 
 def recipe(root: Path, *sources: Mapping[str, Any], **more: Any) -> Recipe:
@@ -168,26 +149,6 @@ def test_priority_and_paths_never_change_units(tmp_path: Path) -> None:
     assert len(ids) == 1
     changed = recipe(tmp_path, {**FOLDER, "licence": "CC0"})
     assert land_units(changed, changed.source[0])[0].id not in ids
-
-
-def test_a_url_list_lands_through_the_fetcher(tmp_path: Path) -> None:
-    with Web({"/a.jpg": body(JPEG), "/page": body(b"<html>"), "/never": never}) as web, Web() as sentinel:
-        urls = [web.url("/a.jpg"), web.url("/gone"), web.url("/page"), web.url("/never"), sentinel.url("/x"), ""]
-        write(tmp_path, {"list.csv": "url,caption\n" + "".join(f"{url},c{n}\n" for n, url in enumerate(urls))})
-        fetch = {"allow_private": [web.host], "deadline": 1.0, "unit_rows": 4, "retries": 0}
-        made = recipe(tmp_path, {"format": "url-list", "kind": "pair"}, fetch=fetch)
-        receipts = land(store_of(made), Inline(), made)["s0"]
-        assert sentinel.connections == 0
-    assert len(receipts) == 2
-    found = sorted(rows(store_of(made), receipts), key=lambda row: int(row["row"].partition("#")[2]))
-    words = ["ok", "http_404", "not_image", "timeout", "refused", "bad_row"]
-    assert [row["status"] for row in found] == words
-    assert found[0]["row"] == "list.csv#12"  # the byte where the line begins
-    assert (found[0]["payload"], found[0]["attempts"], found[0]["url"]) == (JPEG, 1, urls[0])
-    other = recipe(tmp_path, {"format": "url-list", "kind": "pair"}, fetch={**fetch, "timeout": 3.0, "threads": 2})
-    assert [unit.id for unit in land_units(other, other.source[0])] == [receipt.unit for receipt in receipts]
-    other = recipe(tmp_path, {"format": "url-list", "kind": "pair"}, fetch={**fetch, "max_bytes": 5})
-    assert not {unit.id for unit in land_units(other, other.source[0])} & {receipt.unit for receipt in receipts}
 
 
 def test_sources_may_be_deleted_after_landing(tmp_path: Path) -> None:
@@ -369,7 +330,7 @@ def test_a_kill_between_output_and_receipt_leaves_a_state_that_can_be_finished(t
         root = sys.argv[1]
         source = {"name": "s0", "path": "data", "format": "folder", "kind": "pair"}
         made = make_recipe({"name": "test", "root": root, "work": root + "/work", "source": [source]})
-        LandTask(made.work, made.fetch)(land_units(made, made.source[0])[0])
+        LandTask(made.work)(land_units(made, made.source[0])[0])
     """
     killed = subprocess.run([sys.executable, "-c", textwrap.dedent(script), str(tmp_path)], check=False)
     assert killed.returncode == -9
@@ -386,4 +347,4 @@ def test_a_store_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None
     (unit,) = land_units(made, made.source[0])
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="free space or fix permissions"):
-        LandTask(str(tmp_path / "file"), made.fetch)(unit)
+        LandTask(str(tmp_path / "file"))(unit)

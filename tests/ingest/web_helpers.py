@@ -17,16 +17,23 @@ Answer = Callable[["Web", socket.socket], None]
 
 
 class Web:
-    """Serves `answers` by path on 127.0.0.1; counts connections and requests; `over` is set when it closes."""
+    """Serves `answers` by path on a loopback address; counts connections and requests; `over` is set when it closes."""
 
-    def __init__(self, answers: Mapping[str, Answer] | None = None, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        answers: Mapping[str, Answer] | None = None,
+        tls: ssl.SSLContext | None = None,
+        address: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
+        self.address = address
         self.answers = dict(answers or {})
         self.tls = tls
         self.connections = 0
         self.requests: Counter[str] = Counter()
         self.headers: dict[str, str] = {}
         self.over = threading.Event()
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener = socket.create_server((address, port))
         self.port: int = self.listener.getsockname()[1]
         self.threads = [threading.Thread(target=self._accept, daemon=True)]
 
@@ -44,7 +51,7 @@ class Web:
 
     @property
     def host(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.address}:{self.port}"
 
     def url(self, path: str) -> str:
         return f"http{'s' if self.tls else ''}://{self.host}{path}"
@@ -120,6 +127,13 @@ def drip(web: Web, client: socket.socket) -> None:
     """A byte every 20 ms: never silent for long, never done."""
     client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
     while not web.over.wait(0.02):
+        client.sendall(b"\xff")
+
+
+def slow_drip(web: Web, client: socket.socket) -> None:
+    """A byte every second."""
+    client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n\xff")
+    while not web.over.wait(1.0):
         client.sendall(b"\xff")
 
 

@@ -49,10 +49,15 @@ class Row:
     detail: str | None = None
     expected_sha256: str | None = None
     attempts: int | None = None  # requests sent, set by the fetcher
+    receipt: Mapping[str, Any] | None = None  # of the last answer, set by the fetcher: see `records.LANDING`
 
 
 class Reader(Protocol):
-    """One format. `name` is what the recipe's `format =` says; a new `version` reads a source anew."""
+    """One format. `name` is what the recipe's `format =` says; a new `version` reads a source anew.
+
+    A reader whose rows are to be fetched has an attribute `fetched = True`: its rows are listed, brought together by
+    host and fetched in units of their own (`imglish.ingest.listing`).
+    """
 
     name: str
     version: int

@@ -23,7 +23,7 @@ from imglish.ingest.sources.files import File, expect_kind, find_files, printabl
 from imglish.ingest.sources.streams import Span, open_stream, plain_suffixes, span_lines, stream_lines
 from imglish.recipe import Section, SourceConfig
 
-UNIT_ROWS = 1000
+UNIT_ROWS = 100_000
 JSON_BYTES = 1 << 30
 """A larger JSON file is refused: it is held in memory."""
 _URLS, _CAPTIONS = "_urls.txt", "_captions.txt"
@@ -34,6 +34,7 @@ class Sbu:
 
     name = "sbu"
     version = 1
+    fetched = True
 
     def parts(self, config: SourceConfig, root: str) -> list[Part]:
         read_options(config, Section)

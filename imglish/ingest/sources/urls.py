@@ -6,10 +6,9 @@
 
     options = { preset = "cc12m" }                      cc12m.tsv: URL, tab, caption; no header
 
-Rows come out with status TO_FETCH; landing sends them through the fetcher. Options name the columns: `url`,
+Rows come out with status TO_FETCH; `imglish.ingest.lanes` fetches them. Options name the columns: `url`,
 `captions` (as in tables.py), `sha256` (hexadecimal; other content is refused) and `licence`; `preset` sets them for the
-published lists below. A unit holds about `fetch.unit_rows` rows of a plain file; a compressed one cannot be cut and is
-one unit, fetched and committed so many rows at a time.
+published lists below. A part holds about `unit_rows` rows of a plain file; a compressed one cannot be cut and is one.
 """
 
 from __future__ import annotations
@@ -69,8 +68,9 @@ class UrlList:
 
     name = "url-list"
     version = 2
+    fetched = True
 
-    def __init__(self, unit_rows: int = 1000) -> None:
+    def __init__(self, unit_rows: int = 100_000) -> None:
         self.unit_rows = unit_rows
 
     def parts(self, config: SourceConfig, root: str) -> list[Part]:

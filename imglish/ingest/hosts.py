@@ -1,0 +1,95 @@
+"""Where the rows of URL lists go: places by hash of host, and the units and lanes that are cut from them.
+
+    places = [place_of(host_of(url), url) for url in urls]            # 63 bits: 31 of the host, 32 of the URL
+    for piece in cut(np.sort(places), unit_rows=1000): ...            # Piece(rows=[...], first, last, part, parts)
+
+A host's rows share their upper 31 bits, so a range of places holds whole hosts. Ranges are halved until they hold at
+most `unit_rows`, so a row more or less changes one unit, not all. A host with more rows than that is taken out first
+and its own range halved by URL: it has numbered units, `part` of `parts`, which its lanes share.
+
+All rows of a host lie in one *lane*, or in as many as the host may have connections; the units of a lane run one after
+the other in one process. So limits on a host that a process keeps are kept by the whole cluster.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+PLACE_BITS = 63
+URL_BITS = 32
+Places = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows (numbers into the sorted places) of one range of places [first, last).
+
+    `parts` is 0 for a range of hosts; for one host that needs more than one unit, `part` of `parts` numbers it.
+    """
+
+    rows: NDArray[np.int64]
+    first: int
+    last: int
+    part: int = 0
+    parts: int = 0
+
+
+def place_of(host: str, url: str) -> int:
+    """The place of a URL; a row without a host (refused, malformed) lies where its name `url` says."""
+    low = int.from_bytes(hashlib.blake2b(url.encode(), digest_size=4).digest(), "little")
+    return _host_place(host or f"\0{url}") << URL_BITS | low
+
+
+@lru_cache(maxsize=1 << 16)
+def _host_place(host: str) -> int:
+    return int.from_bytes(hashlib.blake2b(host.encode(), digest_size=4).digest(), "little") >> 1
+
+
+def bucket_bits(rows: int, bucket_rows: int) -> int:
+    """Number of leading bits that cut `rows` into buckets of at most about `bucket_rows`."""
+    return max(0, -(-rows // bucket_rows) - 1).bit_length()
+
+
+def bucket_of(places: Places, bits: int) -> NDArray[np.int32]:
+    """The leading `bits` of places."""
+    return (places >> (PLACE_BITS - bits)).astype(np.int32)
+
+
+def cut(places: Places, unit_rows: int, bits: int = 0, bucket: int = 0) -> Iterator[Piece]:
+    """The pieces of a bucket's sorted places; each row is in exactly one, no piece is empty."""
+    hosts = places >> URL_BITS
+    starts = np.flatnonzero(np.r_[True, hosts[1:] != hosts[:-1]]) if len(hosts) else np.zeros(0, np.int64)
+    counts = np.diff(np.r_[starts, len(hosts)])
+    large = np.zeros(len(hosts), dtype=bool)
+    for start, count in zip(starts[counts > unit_rows].tolist(), counts[counts > unit_rows].tolist(), strict=True):
+        large[start : start + count] = True
+    small = np.flatnonzero(~large)
+    bounds = bucket << PLACE_BITS - bits, bucket + 1 << PLACE_BITS - bits
+    for begin, end, first, last in _halve(places[small], *bounds, URL_BITS, unit_rows):
+        yield Piece(small[begin:end], first, last)
+    for start, count in zip(starts[counts > unit_rows].tolist(), counts[counts > unit_rows].tolist(), strict=True):
+        first = int(hosts[start]) << URL_BITS
+        found = list(_halve(places[start : start + count], first, first + (1 << URL_BITS), 0, unit_rows))
+        for part, (begin, end, low, high) in enumerate(found):
+            yield Piece(np.arange(start + begin, start + end), low, high, part, len(found))
+
+
+def _halve(places: Places, first: int, last: int, floor: int, unit_rows: int) -> Iterator[tuple[int, int, int, int]]:
+    """(begin, end, first, last) of ranges with 1 to `unit_rows` rows, none shorter than 2**floor."""
+    stack = [(0, len(places), first, last)]
+    while stack:
+        begin, end, low, high = stack.pop()
+        if begin == end:
+            continue
+        if end - begin <= unit_rows or high - low <= 1 << floor:
+            yield begin, end, low, high
+            continue
+        middle = (low + high) // 2
+        at = begin + int(np.searchsorted(places[begin:end], middle))
+        stack += [(at, end, middle, high), (begin, at, low, middle)]
