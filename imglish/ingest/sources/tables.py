@@ -135,7 +135,7 @@ def require_columns(config: SourceConfig, table: Table, file: File, wanted: list
 
 def table_part(file: File, cut: Mapping[str, Any], more: list[Any]) -> Part:
     """A cut of one file as a part."""
-    spec = {"file": file.name, "cut": dict(cut)}
+    spec = {"file": file.name, "cut": dict(cut)} | ({"rows": cut["rows"]} if "rows" in cut else {})
     return Part(f"{file.name}#{cut['start']}", [file.url], [file.fingerprint(), *more], spec)
 
 
