@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from imglish.ingest.annotate import AnnotateTask, annotate_units
-from imglish.ingest.land import land
+from imglish.ingest.land import land, landing_files
 from imglish.recipe import make_recipe
 from imglish.records import unpack_json
 from imglish.storage import Store
@@ -31,12 +31,13 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Hostile, dict[str, di
             "source": [source | {"format": "url-list"}], "fetch": web.config().model_dump(),
         })  # fmt: skip
         store, engine = Store(made.work), Inline()
-        landed = [receipt.outputs["rows"] for receipt in land(store, engine, made)["list"]]
+        landed = landing_files(land(store, engine, made)["list"])
     rows = [row for output in landed for row in store.read_table(output.path).to_pylist()]
     units = annotate_units(landed, made.tokenize.stored.max_pixels)
     annotated = [receipt.outputs["rows"] for receipt in engine.map(AnnotateTask(store), units)]
     words = {row["row"]: row["status"] for output in annotated for row in store.read_table(output.path).to_pylist()}
-    names = {f"list.csv#{number}": case.name for number, case in enumerate(tricks)}
+    in_order = sorted((row["row"] for row in rows), key=lambda name: int(name.partition("#")[2]))
+    names = {name: case.name for name, case in zip(in_order, tricks, strict=True)}
     return web, {names[row["row"]]: row | {"annotated": words[row["row"]]} for row in rows}
 
 

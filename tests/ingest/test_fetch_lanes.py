@@ -6,7 +6,7 @@ import hashlib
 import json
 import socket
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from imglish.errors import RecipeError
 from imglish.ingest.addresses import clean_url, host_of
 from imglish.ingest.hosts import URL_BITS, bucket_bits, bucket_of, cut, place_of
-from imglish.ingest.land import land, land_units
+from imglish.ingest.land import land, land_units, landing_files
 from imglish.ingest.lanes import Work, cut_lanes, lane_unit
 from imglish.ingest.listing import Listed
 from imglish.ingest.retries import LiveRates, matches, parse_classes
@@ -59,9 +59,18 @@ def recipe(tmp_path: Path, web: Web, *names: str, **fetch: Any) -> Recipe:
 
 
 def landed(made: Recipe, receipts: list[Receipt]) -> dict[str, dict[str, Any]]:
+    """Rows by `<file>#<number in it>`; landing names them by the byte where their line begins."""
     store = Store(made.work)
-    rows = [row for receipt in receipts for row in store.read_table(receipt.outputs["rows"].path).to_pylist()]
-    return {row["row"]: row for row in sorted(rows, key=lambda row: row["row"])}
+    found = [row for file in landing_files(receipts) for row in store.read_table(file.path).to_pylist()]
+    by_file: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
+    for row in found:
+        file, _, byte = row["row"].partition("#")
+        by_file[file][int(byte)] = row
+    return {
+        f"{file}#{number}": rows[byte]
+        for file, rows in sorted(by_file.items())
+        for number, byte in enumerate(sorted(rows))
+    }
 
 
 def run(made: Recipe, **options: Any) -> dict[str, list[Receipt]]:

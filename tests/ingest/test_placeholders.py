@@ -8,7 +8,7 @@ import pytest
 
 from imglish.ingest.annotate import AnnotateTask, annotate_units
 from imglish.ingest.decide import decide
-from imglish.ingest.land import land
+from imglish.ingest.land import land, landing_files
 from imglish.recipe import make_recipe
 from imglish.storage import Store
 from tests.ingest.engine_helpers import Inline
@@ -33,15 +33,15 @@ def test_the_same_bytes_from_many_urls_of_one_host_are_dropped(tmp_path: Path, l
             "decide": {"placeholder_urls": limit, "buckets": 1},
         })  # fmt: skip
         store, engine = Store(made.work), Inline()
-        landed = [receipt.outputs["rows"] for receipt in land(store, engine, made)["list"]]
+        landed = landing_files(land(store, engine, made)["list"])
     annotated = list(engine.map(AnnotateTask(store), annotate_units(landed, 10**8)))
     decided = decide(store, engine, made, [receipt.outputs["rows"] for receipt in annotated])
-    rows = [row for decisions, _ in decided for row in store.read_table(decisions.path).to_pylist()]
+    rows = [row for file in decided.decisions for row in store.read_table(file.path).to_pylist()]
     gone = [row for row in rows if row["verdict"] == "drop"]
     assert len(gone) == dropped
     assert {(row["rule"], row["score"], row["threshold"], row["detail"]) for row in gone} <= {
         ("placeholder@1", 5.0, float(limit), "the same bytes behind 5 URLs of one host")
     }
-    evidence = [row for _, found in decided for row in store.read_table(found.path).to_pylist()]
+    evidence = [row for file in decided.evidence for row in store.read_table(file.path).to_pylist()]
     assert sum(row["rule"] == "placeholder@1" for row in evidence) == dropped
     assert sum(row["verdict"] == "keep" for row in rows) == (1 if dropped else 2)
