@@ -24,7 +24,8 @@ from rich.table import Table
 
 from imglish.errors import ImglishError
 from imglish.estimate import DEFAULTS, Amount, Landed, Rates, Stage, disk_by_views, estimate, measure
-from imglish.ingest.land import FOLDER, STAGE, land_units
+from imglish.ingest.land import STAGE, land_units
+from imglish.ingest.landing import FOLDER
 from imglish.ingest.sources.files import PART_BYTES, source_present
 from imglish.ingest.sources.urls import UrlList
 from imglish.pipeline import NoEngine, PendingError, Pipeline

@@ -25,8 +25,8 @@ import pyarrow.compute as pc
 
 from imglish.digests import canonical_json, json_digest
 from imglish.errors import ImglishError
-from imglish.ingest.land import FOLDER, INDEX, STAGE, source_content
-from imglish.ingest.landing import LandingFiles
+from imglish.ingest.land import INDEX, STAGE, source_content
+from imglish.ingest.landing import FOLDER, LandingFiles
 from imglish.ingest.sources import reader
 from imglish.ingest.sources.base import Part, Row
 from imglish.pipeline import Pipeline
