@@ -28,6 +28,7 @@ from PIL import Image
 
 from imglish.demo.packages import get_packages
 from imglish.demo.tables import EMOJI_IMAGES, PHOTOGRAPHS, write_emoji
+from imglish.versions import source_digest
 
 LANGUAGES = ("en", "de", "fr", "ja")
 PAGES = {"en-us": "en-US", "de": "de", "fr": "fr", "es": "es"}
@@ -101,9 +102,9 @@ rounds = 2
 
 
 def landing(folder: Path, packages: Path) -> Path:
-    """The recipe of a corpus that is landed and built in `folder/reference`; its sources are gone."""
-    recipe, sources = folder / "recipe.toml", folder / "sources"
-    if (folder / "reference" / "manifest.json").exists():
+    """The recipe of a corpus that this source landed and built in `folder/reference`; its own sources are gone."""
+    recipe, sources, made = folder / "recipe.toml", folder / "sources", folder / "reference.source"
+    if made.exists() and made.read_text() == source_digest():
         return recipe
     shutil.rmtree(folder, ignore_errors=True)
     packages.mkdir(parents=True, exist_ok=True)
@@ -115,6 +116,7 @@ def landing(folder: Path, packages: Path) -> Path:
         recipe.write_text(RECIPE.format(port=port))
         subprocess.run([sys.executable, "-m", "imglish", "build", str(recipe)], check=True)
     shutil.rmtree(sources)
+    made.write_text(source_digest())
     return recipe
 
 
