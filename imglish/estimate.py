@@ -79,8 +79,8 @@ class Stage:
 
 
 _DEFAULTS = {
-    # Seconds of one worker. Metadata: `make proof CLAIMS=scale-rows-dask` on a Xeon core; payloads: photographs of
-    # 500 x 375 pixels there; the web: half of what img2dataset's README says of 16 cores (100 M URLs in 20 hours).
+    # Seconds of one worker: rough figures of a development machine's Xeon core, meant for an order of magnitude until
+    # receipts or a sample say better; nothing else rests on them.
     "land s/byte": 1e-8,
     "land s/url": 0.02,
     "annotate s/image": 0.006,
@@ -98,8 +98,8 @@ _DEFAULTS = {
     "pack-units s/row": 2e-6,
     "pack s/image": 0.014,
     "pack s/byte": 5e-8,
-    # Shares. The web: LAION and CC users report a quarter of links dead by now. Pictures of their own: DESIGN's 15 M of
-    # 21 M pairs, 13 M of 14 M images.
+    # Shares. The web: an assumption, old lists lose many of their links. Pictures of their own: 15 M of 21 M pairs and
+    # 13 M of 14 M images, the scale that the design has in mind.
     "answering/url": 0.73,
     "requests/url": 1.1,
     "kept/pair": 0.9,

@@ -46,8 +46,8 @@ PIECE_ROWS = 150_000
 BUCKET_ROWS = 150_000
 """Rows of a bucket of records, when the recipe does not give their number; about 25 MB.
 
-Dask puts buckets into partitions by a hash, so that one of several hundred gets six of them: with 500,000 rows a
-bucket, a worker of 4 GB died of it at 35 million rows (docs/logbook.md)."""
+With 500,000 rows a bucket a Dask worker of 4 GB died at 35 million rows (docs/logbook.md), presumably since Dask puts
+buckets into partitions by a hash, so that one of several hundred gets six of them."""
 
 
 class Decided(NamedTuple):
