@@ -124,7 +124,7 @@ class Collator:
         keys = []
         places = _places(rows)
         choices = uniform(draw(rows.view, 0)).tolist()
-        samples = self.corpus.map(lambda place: self.corpus.members(kind, *place), places)
+        samples = self.corpus.members_of(kind, rows.ordinal, rows.row)
         for number, (place, (key, fields)) in enumerate(zip(places, samples, strict=True)):
             views = self._views(kind, place, key, fields)
             view = int(choices[number] * len(views))

@@ -12,11 +12,14 @@ of its own size, so that nobody waits for a chunk to get a sample. Local files a
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 from imglish.errors import ShardError
 from imglish.shards.cache import Cache
-from imglish.shards.ranges import RETRY, Retry, is_local, join, other_size, read_range
+from imglish.shards.ranges import RETRY, Retry, is_local, join, open_local, other_size, read_range
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,12 @@ class File:
     path: str
     sha256: str
     bytes: int
+
+
+class Read(Protocol):
+    """Bytes [start, end) of a file; see `Files.read`."""
+
+    def __call__(self, start: int, end: int, *, fresh: bool = False, keep: bool = False) -> bytes: ...
 
 
 @dataclass(frozen=True)
@@ -49,8 +58,7 @@ class Files:
         ShardError when the file is missing, shorter than the manifest says, or cannot be read.
         """
         url = self.url(file)
-        if not 0 <= start <= end <= file.bytes:
-            raise ShardError(f"{url}: bytes {start} to {end} wanted but the manifest says {file.bytes}")
+        self._check(file, start, end)
         if self.local or self.cache is None:
             return read_range(url, start, end - start, self.retry)
         if fresh:
@@ -62,6 +70,20 @@ class Files:
             if keep:
                 self.cache.put(file.sha256, _part(start, end), data)
         return data
+
+    @contextmanager
+    def opened(self, file: File) -> Iterator[Read]:
+        """`read` of one file for many ranges; a local one is opened once."""
+        if not self.local:
+            yield partial(self.read, file)
+            return
+        with open_local(self.url(file)) as local:
+
+            def read(start: int, end: int, *, fresh: bool = False, keep: bool = False) -> bytes:
+                self._check(file, start, end)
+                return local(start, end - start)
+
+            yield read
 
     def chunks(self, file: File, start: int, end: int) -> Iterator[tuple[int, int]]:
         """(start, end) of the chunks that hold bytes [start, end); none without a cache."""
@@ -80,6 +102,10 @@ class Files:
         """A half sentence on why a file's bytes are wrong, from its size, or nothing."""
         found = other_size(self.url(file), file.bytes)
         return f"; {found}: it was replaced" if found else ""
+
+    def _check(self, file: File, start: int, end: int) -> None:
+        if not 0 <= start <= end <= file.bytes:
+            raise ShardError(f"{self.url(file)}: bytes {start} to {end} wanted but the manifest says {file.bytes}")
 
     def _from_chunks(self, file: File, start: int, end: int) -> bytes | None:
         assert self.cache is not None

@@ -15,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,18 +85,11 @@ def parent(url: str) -> str:
 def read_range(url: str, start: int, length: int, retry: Retry = RETRY) -> bytes:
     """Exactly `length` bytes from `start`; ShardError when the file is missing, shorter, or cannot be read."""
     try:
-        data = (
-            _local(url.removeprefix("file://"), start, length) if is_local(url) else _remote(url, start, length, retry)
-        )
-    except FileNotFoundError:
-        raise ShardError(f"{url} is missing; build or download it again") from None
+        path = url.removeprefix("file://")
+        data = _local(path, start, length) if is_local(url) else _remote(url, start, length, retry)
     except OSError as error:
-        raise ShardError(f"{url}: bytes {start} to {start + length} cannot be read: {error}") from error
-    if len(data) != length:
-        raise ShardError(
-            f"{url}: bytes {start} to {start + length} wanted, but only {len(data)} came; the file is truncated"
-        )
-    return data
+        raise _unreadable(url, start, length, error) from error
+    return _whole(url, start, length, data)
 
 
 def read_pieces(url: str, into: memoryview, retry: Retry = RETRY) -> Iterator[memoryview]:
@@ -117,10 +111,8 @@ def _read_into(url: str, start: int, piece: memoryview) -> None:
     try:
         with open(local_path(url), "rb", buffering=0) as file:
             came = os.preadv(file.fileno(), [piece], start)
-    except FileNotFoundError:
-        raise ShardError(f"{url} is missing; build or download it again") from None
     except OSError as error:
-        raise ShardError(f"{url}: bytes {start} to {start + len(piece)} cannot be read: {error}") from error
+        raise _unreadable(url, start, len(piece), error) from error
     if came != len(piece):
         raise ShardError(f"{url}: {len(piece)} bytes wanted from {start}, but {came} came; the file is truncated")
 
@@ -134,18 +126,57 @@ def other_size(url: str, expected: int) -> str | None:
     return None if size in (None, expected) else f"the file has {size} bytes but the manifest says {expected}"
 
 
-def _local(url: str, start: int, length: int) -> bytes:
-    descriptor = os.open(url.removeprefix("file://"), os.O_RDONLY)
+@contextmanager
+def open_local(url: str) -> Iterator[Callable[[int, int], bytes]]:
+    """Reads many ranges (start, length) of one local file, opened once; ShardError as `read_range`."""
     try:
-        data = os.pread(descriptor, length, start)
-        while data and len(data) < length:  # Linux reads at most 2 GiB at once
-            more = os.pread(descriptor, length - len(data), start + len(data))
-            if not more:
-                break
-            data += more
-        return data
+        descriptor = os.open(url.removeprefix("file://"), os.O_RDONLY)
+    except OSError as error:
+        raise _unreadable(url, 0, 0, error) from error
+
+    def read(start: int, length: int) -> bytes:
+        try:
+            data = _pread(descriptor, start, length)
+        except OSError as error:
+            raise _unreadable(url, start, length, error) from error
+        return _whole(url, start, length, data)
+
+    try:
+        yield read
     finally:
         os.close(descriptor)
+
+
+def _unreadable(url: str, start: int, length: int, error: OSError) -> ShardError:
+    if isinstance(error, FileNotFoundError):
+        return ShardError(f"{url} is missing; build or download it again")
+    return ShardError(f"{url}: bytes {start} to {start + length} cannot be read: {error}")
+
+
+def _whole(url: str, start: int, length: int, data: bytes) -> bytes:
+    if len(data) != length:
+        raise ShardError(
+            f"{url}: bytes {start} to {start + length} wanted, but only {len(data)} came; the file is truncated"
+        )
+    return data
+
+
+def _local(path: str, start: int, length: int) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return _pread(descriptor, start, length)
+    finally:
+        os.close(descriptor)
+
+
+def _pread(descriptor: int, start: int, length: int) -> bytes:
+    data = os.pread(descriptor, length, start)
+    while data and len(data) < length:  # Linux reads at most 2 GiB at once
+        more = os.pread(descriptor, length - len(data), start + len(data))
+        if not more:
+            break
+        data += more
+    return data
 
 
 def _remote(url: str, start: int, length: int, retry: Retry) -> bytes:

@@ -18,6 +18,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import accumulate
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, overload
 
@@ -29,7 +30,7 @@ from imglish.records import KINDS, SPLITS, Kind, Split
 from imglish.shards import format as fmt
 from imglish.shards.cache import Cache
 from imglish.shards.exclusions import Exclusion
-from imglish.shards.files import File, Files
+from imglish.shards.files import File, Files, Read
 from imglish.shards.manifest import Manifest, load_manifest
 from imglish.shards.ranges import RETRY, Retry, parent
 from imglish.shards.recent import Recent
@@ -62,6 +63,9 @@ class Members(NamedTuple):
 
     key: str
     fields: Mapping[str, bytes]
+
+
+_NOTHING = Members("", {})
 
 
 def open_corpus(path: str, split: Split = "train", cache: Cache | None = None, retry: Retry = RETRY) -> Corpus:
@@ -154,7 +158,25 @@ class Corpus:
 
     def members(self, kind: Kind, ordinal: int, row: int) -> Members:
         """The payloads of a pair or image, through one range (two where a slab has the codes)."""
-        raw_key, *spans, _ = self.index(kind, ordinal)[row].item()
+        entry = self.index(kind, ordinal)[row].item()
+        return self._members(kind, ordinal, row, entry, partial(self.files.read, self._shards[ordinal]))
+
+    def members_of(self, kind: Kind, ordinals: NDArray[np.int64], rows: NDArray[np.int64]) -> Iterator[Members]:
+        """`members` of many rows, in their order; local shards are opened once each, remote ones asked at once."""
+        if not self.files.local:
+            wanted = zip(ordinals.tolist(), rows.tolist(), strict=True)
+            return self.map(lambda place: self.members(kind, *place), wanted)
+        found: list[Members] = [_NOTHING] * len(rows)
+        for ordinal in np.unique(ordinals).tolist():
+            places = np.flatnonzero(ordinals == ordinal)
+            entries = self.index(kind, ordinal)[rows[places]].tolist()
+            with self.files.opened(self._shards[ordinal]) as read:
+                for place, row, entry in zip(places.tolist(), rows[places].tolist(), entries, strict=True):
+                    found[place] = self._members(kind, ordinal, row, entry, read)
+        return iter(found)
+
+    def _members(self, kind: Kind, ordinal: int, row: int, entry: Any, read: Read) -> Members:
+        raw_key, *spans, _ = entry
         key = raw_key.hex()
         start, end = spans[0][0], spans[-1][0] + spans[-1][1]
         fields: dict[str, bytes] = {}
@@ -166,7 +188,7 @@ class Corpus:
                     return row, f"sample {fmt.PREFIX[kind]}{key}, field {field}"
             return None
 
-        self._range(kind, ordinal, (start, end), check)
+        self._range(kind, ordinal, (start, end), check, read)
         if fields["jpg"] and self._sidecars.holds(kind, ordinal):
             fields["codes"] = self._sidecars.codes(kind, ordinal, row)
         return Members(key, fields)
@@ -242,14 +264,16 @@ class Corpus:
         ordinal: int,
         span: tuple[int, int],
         check: Callable[[bytes], Fault | None],
+        read: Read | None = None,
         keep: bool = False,
     ) -> bytes:
         """Bytes (start, end) of a shard that pass a check, fetched at most twice."""
         file = self._shards[ordinal]
-        data = self.files.read(file, *span, keep=keep)
+        read = read or partial(self.files.read, file)
+        data = read(*span, keep=keep)
         if check(data) is None:
             return data
-        data = self.files.read(file, *span, fresh=True, keep=keep)
+        data = read(*span, fresh=True, keep=keep)
         fault = check(data)
         if fault is None:
             return data
