@@ -17,6 +17,7 @@ from crc32c import crc32c as _crc32c
 from numpy.typing import NDArray
 
 from imglish.records import KINDS, Kind
+from imglish.shards.checksums import change_sums
 from imglish.shards.samples import U16
 
 FORMAT_VERSION = 1
@@ -85,17 +86,45 @@ def header(name: str, size: int) -> bytes:
     return b"%b%b%b%b%06o\0 %b" % (encoded.ljust(100, b"\0"), _OWNER, octal, _NO_TIME, total, _USTAR)
 
 
+TEMPLATE = header("", 0)
+"""What all headers have in common, with an empty name and no size."""
+
+
 def headers(names: NDArray[np.bytes_], sizes: NDArray[np.int64]) -> NDArray[np.uint8]:
     """Many headers at once, uint8 [n, 512]; each is what `header` returns. `names` has dtype S, at most S100."""
     found = np.empty((len(names), RECORD), dtype=np.uint8)
-    found[:] = np.frombuffer(header("", 0), np.uint8)
+    found[:] = np.frombuffer(TEMPLATE, np.uint8)
     letters = np.ascontiguousarray(names).view(np.uint8).reshape(len(names), names.itemsize)
-    digits = _octal(sizes)[:, 1:]
-    total = letters.sum(axis=1, dtype=np.uint16) + digits.sum(axis=1, dtype=np.uint16)
     found[:, : names.itemsize] = letters
-    found[:, 124:135] = digits
-    found[:, 148:154] = _octal(total.astype(np.int64) + _FIXED_SUM)[:, 6:]
+    found[:, NUMBERS] = header_numbers(letters.sum(axis=1, dtype=np.int64), sizes)
     return found
+
+
+NUMBERS = np.concatenate([np.arange(124, 135), np.arange(148, 154)])
+"""Places of the digits of size and checksum in a header."""
+
+
+def header_numbers(letters: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """The digits u8 [n, 17] that stand at NUMBERS; `letters` are the sums of the bytes of the names."""
+    digits = _octal(sizes)[:, 1:]
+    total = letters + digits.sum(axis=1, dtype=np.int64) + _FIXED_SUM
+    return np.concatenate([digits, _octal(total)[:, 6:]], axis=1)
+
+
+def header_sums(kind: Kind, rows: Rows, sizes: NDArray[np.int64]) -> NDArray[np.uint32]:
+    """CRC-32C u32 [n, fields] of the headers of pairs or images, from keys and sizes int64 [n, fields]."""
+    start = PREFIX[kind].encode("ascii")
+    keys = hex_keys(rows).view(np.uint8).reshape(len(rows), 32)
+    letters = np.concatenate([np.broadcast_to(np.frombuffer(start, np.uint8), (len(rows), len(start))), keys], axis=1)
+    ends = [f".{field}".encode("ascii") for field in FIELDS[kind]]
+    width = max(map(len, ends))
+    tails = np.frombuffer(b"".join(end.ljust(width, b"\0") for end in ends), np.uint8).reshape(-1, width)
+    counted = letters.sum(axis=1, dtype=np.int64)[:, None] + tails.sum(axis=1, dtype=np.int64)
+    numbers = header_numbers(counted.reshape(-1), sizes.reshape(-1)).reshape(len(rows), len(ends), len(NUMBERS))
+    place = letters.shape[1]
+    of_key = change_sums(letters, np.arange(place), TEMPLATE)[:, None]
+    of_field = change_sums(tails, np.arange(place, place + width), TEMPLATE)
+    return np.uint32(checksum(TEMPLATE)) ^ of_key ^ of_field ^ change_sums(numbers, NUMBERS, TEMPLATE)
 
 
 def _octal(values: NDArray[np.int64]) -> NDArray[np.uint8]:

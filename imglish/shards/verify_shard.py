@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from imglish.records import KINDS, Kind
 from imglish.shards import format as fmt
-from imglish.shards.checksums import Data, wrong_blocks, wrong_pieces
+from imglish.shards.checksums import Data, joined_members, wrong_blocks, wrong_pieces
 from imglish.shards.index_repair import repeated, rows_by_headers
 from imglish.shards.manifest import Section, Shard
 from imglish.shards.verify_members import I64, member_faults, member_places
@@ -101,16 +101,27 @@ def _check_samples(data: Data, kind: Kind, rows: fmt.Rows, section: Section, cod
     if end != section.offset + section.bytes:
         yield None, kind, f"members end at byte {end} but the section at {section.offset + section.bytes}"
         return
-    faults = list(member_faults(data, fmt.member_names(kind, fmt.hex_keys(rows)), places, sizes))
-    said = _by_member(rows, kind, "offset")
-    starts = places + fmt.RECORD
+    faults: list[tuple[int, str]] = []
+    if len(_wrong_samples(data, kind, rows, places[:: len(fields)], end)):
+        faults += member_faults(data, fmt.member_names(kind, fmt.hex_keys(rows)), places, sizes)
+        sums = _by_member(rows, kind, "crc32c").astype(np.uint32)
+        bad = wrong_pieces(data, places + fmt.RECORD, sizes, sums)
+        faults += [(int(n), "crc32c does not match the index") for n in bad]
+    said, starts = _by_member(rows, kind, "offset"), places + fmt.RECORD
     wrong = np.flatnonzero(said != starts)
     faults += [(int(n), f"the index says byte {said[n]}, it starts at {starts[n]}") for n in wrong]
-    bad = wrong_pieces(data, starts, sizes, _by_member(rows, kind, "crc32c").astype(np.uint32))
-    faults += [(int(n), "crc32c does not match the index") for n in bad]
     for number, problem in sorted(faults):
         yield _sample(kind, rows[number // len(fields)]), fields[number % len(fields)], problem
     yield from _check_lengths(kind, rows, sizes.reshape(-1, len(fields)), codes)
+
+
+def _wrong_samples(data: Data, kind: Kind, rows: fmt.Rows, starts: I64, end: int) -> I64:
+    """Numbers of the samples whose bytes, headers and padding included, are not what their index rows ask for."""
+    shape = (len(rows), len(fmt.FIELDS[kind]))
+    sizes = _by_member(rows, kind, "length").reshape(shape)
+    sums = _by_member(rows, kind, "crc32c").astype(np.uint32).reshape(shape)
+    said = joined_members(fmt.header_sums(kind, rows, sizes), sums, sizes)
+    return wrong_pieces(data, starts, np.diff(np.append(starts, end)), said)
 
 
 def _by_member(rows: fmt.Rows, kind: Kind, part: str) -> I64:

@@ -8,7 +8,9 @@ from crc32c import crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imglish.shards.checksums import joined, wrong_blocks, wrong_pieces
+from imglish.shards import format as fmt
+from imglish.shards.checksums import RECORD, joined, joined_members, wrong_blocks, wrong_pieces
+from imglish.shards.slabs import PICTURED
 
 
 @given(st.binary(max_size=300), st.integers(1, 40), st.integers(0, 6))
@@ -41,3 +43,38 @@ def test_wrong_blocks_are_those_whose_bytes_or_sums_were_changed(count: int, cha
             sums[number] ^= np.uint32(1)
     assert wrong_blocks(bytes(data), starts, size, per_run, sums).tolist() == damaged
     assert wrong_pieces(bytes(data), starts, np.full(count, size), sums).tolist() == damaged
+
+
+@given(st.lists(st.lists(st.integers(0, 3000), min_size=3, max_size=3), min_size=1, max_size=4), st.integers(0, 2**32))
+def test_checksums_of_members_follow_from_those_of_headers_and_payloads(sizes: list[list[int]], seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    large = 140_000 * (seed % 7 == 0)  # more than 255 records
+    bodies = [[generator.bytes(size + large) for size in row] for row in sizes]
+    heads = [[generator.bytes(RECORD) for _ in row] for row in sizes]
+    members = zip(heads, bodies, strict=True)
+    whole = [
+        crc32c(b"".join(head + body + bytes(-len(body) % RECORD) for head, body in zip(*pair, strict=True)))
+        for pair in members
+    ]
+
+    def sums(rows: list[list[bytes]]) -> np.ndarray:
+        return np.array([[crc32c(part) for part in row] for row in rows], dtype=np.uint32)
+
+    lengths = np.array([[len(body) for body in row] for row in bodies], dtype=np.int64)
+    assert joined_members(sums(heads), sums(bodies), lengths).tolist() == whole
+
+
+@given(st.lists(st.tuples(st.binary(min_size=16, max_size=16), st.integers(0, 8**11 - 1)), max_size=5))
+def test_checksums_of_headers_follow_from_keys_and_sizes(samples: list[tuple[bytes, int]]) -> None:
+    for kind in PICTURED:
+        rows = np.zeros(len(samples), dtype=fmt.INDEX_ROW[kind])
+        rows["key"] = [np.void(key) for key, _ in samples]
+        fields = fmt.FIELDS[kind]
+        sizes = np.array([[max(0, size - n) for n in range(len(fields))] for _, size in samples], dtype=np.int64)
+        found = fmt.header_sums(kind, rows, sizes.reshape(-1, len(fields)))
+        names = [[fmt.member_name(kind, key.hex(), field) for field in fields] for key, _ in samples]
+        said = [
+            [crc32c(fmt.header(name, int(size))) for name, size in zip(*pair, strict=True)]
+            for pair in zip(names, sizes, strict=True)
+        ]
+        assert found.tolist() == said
