@@ -3,14 +3,16 @@
     PRESETS["base"]                                        sizes of a preset
     make_config("base", vocabulary=8_000, image_size=128)  a whole ModelConfig, checked
 
-Two layouts (they are different models): "shared" is the paper's, one self-attention for all ways; "decoupled" is
-that of the released checkpoints, everything per way.
+Two layouts (they are different models): "shared" is the paper's, one self-attention for all ways and an expert for
+pairs in the top layers; "decoupled" is that of the released checkpoints, everything per way, a second LayerNorm before
+each output matrix, no expert for pairs.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,6 +25,9 @@ RELEASED_VOCABULARY = 64_010
 """Rows of the released text embedding: 64,000 pieces, two special ids, eight dead rows."""
 RELEASED_MASK_ID = 64_001
 """`<mask>` in the released vocabulary; in ours it is the last id."""
+
+
+HALF = (0.5, 0.5, 0.5)
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,17 @@ class ModelConfig:
     max_text: int = 1022
     """Longest text, ids (the released table has 1,024 rows, two of them never used)."""
     layout: Layout = "shared"
+    final_norm: bool = True
+    """A LayerNorm after the last layer; the released ImageNet and VQA models have none."""
+    has_mim_head: bool = True
+    """A Linear that predicts codes; of the released files only those of masked pretraining have it."""
+    has_mlm_head: bool = True
+    """A Linear that predicts words; the released files of masked pretraining and captioning have it."""
     init_range: float = 0.02
     """Parameters start uniform within plus and minus this (see `imglish.model.initialise`)."""
+    pixel_mean: tuple[float, float, float] = HALF
+    """Of pixels in [0, 1], per channel, as the model was trained."""
+    pixel_deviation: tuple[float, float, float] = HALF
     norm_epsilon: float = 1e-5
     """Of every LayerNorm (released code)."""
 
@@ -67,8 +81,21 @@ class ModelConfig:
             raise ModelError(f"model.fused_layers is {self.fused_layers}; the model has {self.layers} layers")
         if not 0 <= self.mask_id < self.vocabulary:
             raise ModelError(f"model.mask_id {self.mask_id} is outside the vocabulary of {self.vocabulary} ids")
-        if self.layout != "shared":
-            raise ModelError(f"model.layout {self.layout!r} is not available; use 'shared', the paper's layout")
+        if self.layout not in ("shared", "decoupled"):
+            raise ModelError(f"model.layout is {self.layout!r}; it is 'shared' (paper) or 'decoupled' (released)")
+        if self.decoupled and self.fused_layers:
+            raise ModelError(
+                f"model.fused_layers is {self.fused_layers}; the decoupled layout has no expert for pairs, so it is 0"
+            )
+
+    @property
+    def decoupled(self) -> bool:
+        return self.layout == "decoupled"
+
+    @property
+    def first_position(self) -> int:
+        """Row of a position table that the first token uses: 2 in the released layout, whose rows 0 and 1 are dead."""
+        return 2 if self.decoupled else 0
 
     @property
     def grid(self) -> int:
@@ -113,19 +140,26 @@ to look at a word's neighbours.
 def make_config(preset: str, **fields: Any) -> ModelConfig:
     """The config of a preset with some fields changed; None leaves a field as it is.
 
-    `mask_id` follows `vocabulary` unless given: the last id, or `RELEASED_MASK_ID` in the released vocabulary.
+    `mask_id` follows `vocabulary` unless given: the last id, or `RELEASED_MASK_ID` in the released vocabulary. The
+    decoupled layout has no fused layers.
     ModelError for an unknown preset or field, with the nearest known one.
     """
     if preset not in PRESETS:
         raise ModelError(f"unknown preset {preset!r}; {_nearest(preset, list(PRESETS))}")
-    known = [field.name for field in dataclasses.fields(ModelConfig)]
-    for name in fields:
-        if name not in known:
-            raise ModelError(f"unknown model field {name!r}; {_nearest(name, known)}")
-    values = PRESETS[preset] | {name: value for name, value in fields.items() if value is not None}
+    check_fields(fields)
+    given = {name: value for name, value in fields.items() if value is not None}
+    values = PRESETS[preset] | ({"fused_layers": 0} if given.get("layout") == "decoupled" else {}) | given
     vocabulary = values.get("vocabulary", RELEASED_VOCABULARY)
     values.setdefault("mask_id", RELEASED_MASK_ID if vocabulary == RELEASED_VOCABULARY else vocabulary - 1)
     return ModelConfig(**values)
+
+
+def check_fields(names: Iterable[str]) -> None:
+    """ModelError for a name that is no field of ModelConfig, with the nearest that is."""
+    known = [field.name for field in dataclasses.fields(ModelConfig)]
+    for name in names:
+        if name not in known:
+            raise ModelError(f"unknown model field {name!r}; {_nearest(name, known)}")
 
 
 def _nearest(word: str, known: list[str]) -> str:

@@ -56,7 +56,8 @@ def preprocess(
     pixels = None
     if images is not None:
         squares = [_square(image, config.image_size) for image in images]
-        pixels = normalise(torch.from_numpy(np.stack(squares) if squares else _none(config.image_size)))
+        bytes_BHW3 = torch.from_numpy(np.stack(squares) if squares else _none(config.image_size))
+        pixels = normalise(bytes_BHW3, config.pixel_mean, config.pixel_deviation)
     if strings is None:
         return Inputs(pixels, None, None)
     if tokenizer is None:

@@ -17,7 +17,7 @@ from imglish.seeds import stream, uniform
 
 
 def keep_scales(rate: float, layers: int, rows: int, seed: int, step: int, kind: Kind) -> Tensor:
-    """What `MultiwayTransformer.encode_*` takes as `keep`."""
+    """What a kind's `imglish.model.Rows` take as `keep`."""
     rates = np.linspace(0.0, rate, layers)[:, None, None]
     draws = uniform(stream(seed, "drop_path", step, kind).bits(layers * 2 * rows)).reshape(layers, 2, rows)
     return torch.from_numpy(np.where(draws >= rates, 1 / (1 - rates), 0.0).astype(np.float32))

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from imglish.errors import TrainError
-from imglish.model import MultiwayTransformer
+from imglish.model import MultiwayTransformer, Rows
 from imglish.records import KINDS, Kind
 from imglish.trainer.batches import Inputs
 
@@ -50,30 +50,27 @@ def masked_scores(
 
     `keep[kind]` [layers, 2, B] is stochastic depth (`imglish.trainer.drop_path`).
     """
+    given = {kind: _rows(inputs[kind], None if keep is None else keep[kind]) for kind in KINDS if kind in inputs}
     scores: dict[str, Score] = {}
-    for kind in KINDS:
-        if kind not in inputs:
-            continue
-        rows = inputs[kind]
-        features = encode(model, rows, None if keep is None else keep[kind])
-        if rows.codes is not None and rows.image_mask is not None:
-            logits = model.code_logits(features, rows.image_mask)
-            scores[f"{kind}/codes"] = _score(logits, rows.codes[rows.image_mask])
-        if rows.ids is not None and rows.text_mask is not None:
-            logits = model.word_logits(features, rows.text_mask)
-            scores[f"{kind}/words"] = _score(logits, rows.ids[rows.text_mask])
+    for name, logits in model.predict(given).items():
+        kind = next(kind for kind in KINDS if name.startswith(kind))
+        scores[name] = _score(logits, _true(inputs[kind], name.removeprefix(f"{kind}/")))
     return scores
 
 
-def encode(model: MultiwayTransformer, rows: Inputs, keep: Tensor | None = None) -> Tensor:
-    """Features of masked rows of one kind, by what the rows hold."""
-    if rows.pixels is None and rows.ids is not None:
-        return model.encode_text(rows.ids, rows.padding_mask, rows.text_mask, keep=keep)
-    if rows.pixels is not None and rows.ids is None:
-        return model.encode_image(rows.pixels, rows.image_mask, keep=keep)
-    if rows.pixels is not None and rows.ids is not None:
-        return model.encode_pair(rows.pixels, rows.ids, rows.padding_mask, rows.image_mask, rows.text_mask, keep=keep)
-    raise TrainError("the batch has rows with neither image nor text; it is no batch of a Loader")
+def _rows(inputs: Inputs, keep: Tensor | None) -> Rows:
+    """What the model reads of masked rows; TrainError when there is nothing to read."""
+    if inputs.pixels is None and inputs.ids is None:
+        raise TrainError("the batch has rows with neither image nor text; it is no batch of a Loader")
+    return Rows(inputs.pixels, inputs.ids, inputs.padding_mask, inputs.image_mask, inputs.text_mask, keep)
+
+
+def _true(inputs: Inputs, target: str) -> Tensor:
+    """Labels at masked positions, int64 [M], row by row."""
+    labels, mask = (inputs.codes, inputs.image_mask) if target == "codes" else (inputs.ids, inputs.text_mask)
+    if labels is None or mask is None:
+        raise TrainError(f"the batch has masks but no {target}; it is no batch of a Loader")
+    return labels[mask]
 
 
 def total_loss(scores: Mapping[str, Score]) -> Tensor:

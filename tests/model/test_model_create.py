@@ -4,6 +4,7 @@ from torch import nn
 
 from imglish.errors import ModelError
 from imglish.model import PRESETS, create
+from imglish.model.config import make_config
 from imglish.model.initialise import initialise
 
 
@@ -65,7 +66,7 @@ def test_parameters_are_a_function_of_seed_and_name() -> None:
 
 def test_the_first_values_never_change() -> None:
     layer = nn.Linear(2, 2)
-    initialise(layer, 0.02, seed=0)
+    initialise(layer, make_config("base"), seed=0)
     golden = [0.009214731, 0.006322289, -0.000040621, 0.017187255]
     assert layer.weight.flatten().tolist() == pytest.approx(golden, abs=1e-8)
 
@@ -88,7 +89,8 @@ def test_activations_keep_their_scale_through_forty_layers() -> None:
         ({"fused_layers": 9}, "fused_layers is 9"),
         ({"mask_id": 64_010}, "outside the vocabulary"),
         ({"codes": 0}, "codes is 0"),
-        ({"layout": "decoupled"}, "'decoupled' is not available"),
+        ({"layout": "released"}, "layout is 'released'"),
+        ({"layout": "decoupled", "fused_layers": 1}, "no expert for pairs"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused(fields: dict[str, object], words: str) -> None:

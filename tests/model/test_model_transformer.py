@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from imglish.errors import ModelError
-from imglish.model import MultiwayTransformer, create, normalise
+from imglish.model import MultiwayTransformer, Rows, create, normalise
 from tests.model import plain_reference as plain
 
 SIZES = {"layers": 3, "width": 24, "ffn": 40, "heads": 3, "fused_layers": 1, "patch": 4}
@@ -129,21 +129,17 @@ def test_masked_contents_cannot_be_seen() -> None:
     assert torch.equal(before, model.encode_pair(pixels, ids, *masks))
 
 
-def test_heads_at_masked_positions_equal_whole_heads_there() -> None:
-    model, given = small(), batch()
-    features = model.encode_pair(*(given[n] for n in ("pixels", "ids", "padding_mask", "image_mask", "text_mask")))
-    codes, words = model.mim_head(features[:, 1:5]), model.mlm_head(features[:, 5:])
-    torch.testing.assert_close(model.code_logits(features, given["image_mask"]), codes[given["image_mask"]])
-    torch.testing.assert_close(model.word_logits(features, given["text_mask"]), words[given["text_mask"]])
-
-
 def test_a_dropped_branch_leaves_its_row_alone_and_a_kept_one_is_scaled() -> None:
     model, given = small(layers=1, fused_layers=0), batch()
+
+    def image(keep: Tensor | None) -> Tensor:
+        return model.encode({"image": Rows(given["pixels"], keep=keep)})["image"]
+
     keep = torch.ones(1, 2, 2)
-    whole = model.encode_image(given["pixels"])
-    torch.testing.assert_close(model.encode_image(given["pixels"], keep=keep), whole)
+    whole = image(None)
+    torch.testing.assert_close(image(keep), whole)
     keep[0, :, 0] = 0
-    dropped = model.encode_image(given["pixels"], keep=keep)
+    dropped = image(keep)
     torch.testing.assert_close(dropped[0], model.norm(model.image_embedding(given["pixels"], None))[0])
     torch.testing.assert_close(dropped[1], whole[1])
 
