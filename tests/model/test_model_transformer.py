@@ -1,14 +1,22 @@
+import subprocess
+import sys
+from collections.abc import Iterator
 from dataclasses import asdict
+from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from imglish.errors import ModelError
-from imglish.model import MultiwayTransformer, Rows, create, normalise
+from imglish.model import MultiwayTransformer, Rows, create, normalise, pool
+from imglish.model.config import Layout
+from imglish.records import Kind
 from tests.model import plain_reference as plain
 
+LAYOUTS: dict[Layout, dict[str, Any]] = {"shared": {}, "decoupled": {"layout": "decoupled", "fused_layers": 0}}
 SIZES = {"layers": 3, "width": 24, "ffn": 40, "heads": 3, "fused_layers": 1, "patch": 4}
 
 
@@ -154,6 +162,20 @@ def test_bf16_on_a_cpu_is_near_fp32_with_and_without_padding() -> None:
         assert (rough.float() - exact)[real].abs().mean() < 0.05
 
 
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """The model as users have it: no shapes checked but by itself."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def test_annotated_shapes_are_checked_in_tests() -> None:
+    model, given = small(), batch()
+    with pytest.raises(jaxtyping.TypeCheckError, match="padding_mask"):
+        model.encode_text(given["ids"], given["image_mask"])
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -165,7 +187,7 @@ def test_bf16_on_a_cpu_is_near_fp32_with_and_without_padding() -> None:
         (lambda m, g: normalise(g["pixels"]), "uint8"),
     ],
 )
-def test_wrong_shapes_are_named(call: object, words: str) -> None:
+def test_wrong_shapes_are_named(call: object, words: str, unchecked: None) -> None:
     with pytest.raises(ModelError, match=words):
         call(small(), batch())  # type: ignore[operator]
 
@@ -175,3 +197,113 @@ def test_normalise_maps_bytes_to_plus_and_minus_one_with_channels_first() -> Non
     images[0, 0, 1] = torch.tensor([255, 51, 204])
     assert normalise(images)[0, :, 0, 1].tolist() == pytest.approx([1.0, -0.6, 0.6])
     assert normalise(images)[0, 0].tolist() == [[-1.0, 1.0], [-1.0, -1.0]]
+
+
+KINDS: tuple[Kind, ...] = ("image", "text", "pair")
+
+
+def rows_of(kind: Kind, given: dict[str, Tensor], rows: slice = slice(None)) -> Rows:
+    """Rows of `batch`, masked, as one kind."""
+    image = {name: given[name][rows] for name in ("pixels", "image_mask")}
+    text = {name: given[name][rows] for name in ("ids", "padding_mask", "text_mask")}
+    return Rows(**(image if kind != "text" else {}), **(text if kind != "image" else {}))
+
+
+def features_apart(model: MultiwayTransformer, kind: Kind, given: dict[str, Tensor]) -> Tensor:
+    """By the call for one kind, 0 at pads."""
+    image, text = (given["pixels"], given["image_mask"]), (given["padding_mask"], given["text_mask"])
+    if kind == "image":
+        return model.encode_image(*image)
+    if kind == "text":
+        return model.encode_text(given["ids"], *text).masked_fill(text[0][:, :, None], 0)
+    features = model.encode_pair(image[0], given["ids"], text[0], image[1], text[1])
+    seen = torch.zeros(2, 5, dtype=torch.bool)
+    return features.masked_fill(torch.cat([seen, text[0]], dim=1)[:, :, None], 0)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("together", [KINDS, ("image", "text"), ("pair",), ("text", "pair")])
+def test_one_pass_over_kinds_gives_each_what_it_gets_alone(together: tuple[Kind, ...], layout: Layout) -> None:
+    model, given = small(**LAYOUTS[layout]), batch()
+    found = model.encode({kind: rows_of(kind, given) for kind in together})
+    assert list(found) == [kind for kind in ("image", "pair", "text") if kind in together]
+    for kind in together:
+        torch.testing.assert_close(found[kind], features_apart(model, kind, given), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_logits_at_masked_positions_equal_heads_on_all_features_there(layout: Layout) -> None:
+    model, given = small(**LAYOUTS[layout]), batch()
+    logits = model.predict({kind: rows_of(kind, given) for kind in KINDS})
+    assert list(logits) == ["image/codes", "pair/codes", "pair/words", "text/words"]
+    for name, found in logits.items():
+        kind, target = name.split("/")
+        features = features_apart(model, kind, given)  # type: ignore[arg-type]
+        if target == "codes":
+            expected = model.mim_head(features[:, 1:5])[given["image_mask"]]
+        else:
+            expected = model.mlm_head(features[:, -5:])[given["text_mask"]]
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_gradient_of_one_pass_is_that_of_whole_heads(layout: Layout) -> None:
+    model, given = small(**LAYOUTS[layout]), batch()
+
+    def gradient(logits: list[Tensor]) -> dict[str, Tensor]:
+        model.zero_grad()
+        sum(value.logsumexp(dim=1).sum() for value in logits).backward()  # type: ignore[union-attr]
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    short = gradient(list(model.predict({kind: rows_of(kind, given) for kind in KINDS}).values()))
+    whole = []
+    for kind in KINDS:
+        features = features_apart(model, kind, given)
+        whole += [model.mim_head(features[:, 1:5])[given["image_mask"]]] if kind != "text" else []
+        whole += [model.mlm_head(features[:, -5:])[given["text_mask"]]] if kind != "image" else []
+    for name, value in gradient(whole).items():
+        torch.testing.assert_close(
+            short[name], value, atol=1e-4, rtol=1e-4, msg=lambda told, name=name: f"{name} {told}"
+        )
+
+
+def test_predictions_are_of_the_masks_that_are_given() -> None:
+    model, given = small(), batch()
+    text = Rows(ids=given["ids"], text_mask=torch.zeros(2, 5, dtype=torch.bool))
+    assert model.predict({"image": Rows(given["pixels"])}) == {}
+    assert model.predict({"text": text})["text/words"].shape == (0, 50)
+    only = model.predict({"pair": Rows(given["pixels"], given["ids"], image_mask=given["image_mask"])})
+    assert {name: list(value.shape) for name, value in only.items()} == {"pair/codes": [3, 16]}
+    headless = small(has_mlm_head=False)
+    with pytest.raises(ModelError, match="has no mlm_head"):
+        headless.predict({"text": rows_of("text", given)})
+
+
+def test_a_row_of_nothing_but_pads_harms_nobody() -> None:
+    model, given = small(), batch()
+    padding = given["padding_mask"].clone()
+    padding[0] = True
+    rows = Rows(ids=given["ids"], padding_mask=padding, text_mask=given["text_mask"] & ~padding)
+    model.predict({"text": rows})["text/words"].sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    assert model.encode_text(given["ids"], padding).isfinite().all()
+
+
+def test_the_three_static_shapes_compile_without_a_graph_break() -> None:
+    """In a process of its own: the run-time checks of shapes here are more than the compiler can follow."""
+    subprocess.run([sys.executable, "-W", "error", "-m", "tests.model.compile_whole"], check=True)
+
+
+def test_pooled_features() -> None:
+    features = torch.arange(24.0).reshape(2, 3, 4)
+    assert torch.equal(pool(features), features[:, 0])
+    assert torch.equal(pool(features, "patches"), features[:, 1:].mean(dim=1))
+    assert torch.equal(pool(features, "mean"), features.mean(dim=1))
+    padding = torch.tensor([[False, False, True], [True, True, True]])
+    assert torch.equal(pool(features, "mean", padding), torch.stack([features[0, :2].mean(dim=0), torch.zeros(4)]))
+
+
+def test_normalise_takes_a_models_own_mean_and_deviation() -> None:
+    images = torch.full((1, 1, 1, 3), 51, dtype=torch.uint8)
+    found = normalise(images, (0.1, 0.2, 0.3), (0.5, 1.0, 0.25))
+    assert found.flatten().tolist() == pytest.approx([0.2, 0.0, -0.4])
