@@ -205,11 +205,11 @@ def make_route(config: ModelConfig, rows: Mapping[Kind, Rows], pack: bool) -> Ro
 def _texts(rows: Rows | None, pack: bool) -> Texts | None:
     if rows is None or rows.ids is None:
         return None
-    real = None
-    if pack and rows.padding_mask is not None:
-        real = (~rows.padding_mask).flatten().nonzero()[:, 0]
     B, T = rows.ids.shape
-    return Texts(B, T, rows.padding_mask, real)
+    if not pack or rows.padding_mask is None:
+        return Texts(B, T, rows.padding_mask, None)
+    real = (~rows.padding_mask).flatten().nonzero()[:, 0]
+    return Texts(B, T, None, None) if len(real) == B * T else Texts(B, T, rows.padding_mask, real)
 
 
 def _check(config: ModelConfig, kind: Kind, rows: Rows) -> None:
