@@ -41,8 +41,9 @@ class Rows:
     """Rows of one kind as the model reads them: pixels of images, ids of texts, both of pairs.
 
     pixels float [B, 3, H, W] as `normalise` makes them, ids int64 [B, T], padding_mask bool [B, T] (True = pad; None:
-    nothing is padded), image_mask bool [B, N] and text_mask bool [B, T] (True = masked). `keep` float [layers, 2, B]
-    scales the two residual branches of each row in each layer (stochastic depth); None keeps all.
+    nothing is padded), image_mask bool [B, N] and text_mask bool [B, T] (True = masked). `shown` int64 [B, T] is what
+    the model sees of ids; None is ids with `<mask>` at masked positions. `keep` float [layers, 2, B] scales the two
+    residual branches of each row in each layer (stochastic depth); None keeps all.
     """
 
     pixels: Float[Tensor, "B 3 H W"] | None = None
@@ -51,6 +52,7 @@ class Rows:
     image_mask: Bool[Tensor, "B N"] | None = None
     text_mask: Bool[Tensor, "B T"] | None = None
     keep: Float[Tensor, "L 2 B"] | None = None
+    shown: Int64[Tensor, "B T"] | None = None
 
     @property
     def kind(self) -> Kind:
@@ -228,9 +230,10 @@ def _check(config: ModelConfig, kind: Kind, rows: Rows) -> None:
         shape = list(rows.ids.shape)
         if len(shape) != 2 or shape[1] > config.max_text:
             raise ModelError(f"ids are {shape}; the model wants [B, T], T up to {config.max_text}")
-        for name, mask in (("padding_mask", rows.padding_mask), ("text_mask", rows.text_mask)):
-            if mask is not None and list(mask.shape) != shape:
-                raise ModelError(f"{name} is {list(mask.shape)} but ids are {shape}")
+        for name in ("padding_mask", "text_mask", "shown"):
+            other = getattr(rows, name)
+            if other is not None and list(other.shape) != shape:
+                raise ModelError(f"{name} is {list(other.shape)} but ids are {shape}")
     if rows.pixels is not None and rows.ids is not None and len(rows.pixels) != len(rows.ids):
         raise ModelError(f"a pair batch has {len(rows.pixels)} images but {len(rows.ids)} texts")
     if rows.keep is not None and rows.keep.shape != (config.layers, 2, len(rows)):

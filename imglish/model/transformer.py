@@ -138,7 +138,9 @@ class MultiwayTransformer(HubFiles):
         return torch.cat(parts)
 
     def _shown(self, rows: Rows) -> Tensor:
-        """Ids with `<mask>` at masked positions, [B, T]."""
+        """What is seen of ids, [B, T]: `<mask>` at masked positions unless the rows say otherwise."""
+        if rows.shown is not None:
+            return rows.shown
         ids = wanted(rows.ids)
         return ids if rows.text_mask is None else ids.masked_fill(rows.text_mask, self.config.mask_id)
 

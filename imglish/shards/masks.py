@@ -2,6 +2,7 @@
 
     block_masks(keys, (14, 14), 78)                  bool [n, 196], 78 True in every row
     text_masks(keys, ids, 0.15, special=(0, 1, 2))   bool [n, T], 15 % of the other ids of every row
+    shown_ids(keys, ids, masks, 64_001, (4, 64_000)) what stands there with the 80/10/10 rule
 
 A mask is a pure function of its key, whatever else is in the batch, and the same on every machine: the
 arithmetic is exact or correctly rounded (no exp or log). Samples are masked side by side; each step of
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imglish.errors import OrderError
-from imglish.seeds import U64, draw, uniform
+from imglish.seeds import U64, below, draw, uniform
 
 Mask = NDArray[np.bool_]
 I64 = NDArray[np.int64]
@@ -31,9 +32,13 @@ MIN_ASPECT = 0.3
 TRIES = 10
 """Rectangles in a row that may fail before the rest is filled patch by patch (BEiT)."""
 
+SHOWN_AS_MASK, SHOWN_AS_OTHER = 0.8, 0.1
+"""Shares of masked ids that are shown as `<mask>` and as a random word; the rest is shown as it is (BERT)."""
+
 _DRAWS_PER_TRY = 4
 _TRIES_AT_ONCE = 4  # numbers drawn by one call
 _FILL = 1 << 32  # counter of the first number used to fill up; tries never get that far
+_SHOW = 1 << 33  # counter of the first number that says how a masked id is shown; masks never get that far
 _ASPECT_BITS = 8
 _POSITION_BITS = 16
 
@@ -92,6 +97,22 @@ def text_masks(keys: U64, ids: NDArray[np.integer], share: float, special: Seque
     available = maskable.sum(axis=1)
     counts = np.floor(share * available + 0.5).astype(np.int64)
     return _choose(draw(keys[:, None], np.arange(ids.shape[1])), maskable, np.maximum(counts, np.minimum(available, 1)))
+
+
+def shown_ids(
+    keys: U64, ids: NDArray[np.integer], masks: Mask, mask_id: int, words: tuple[int, int]
+) -> NDArray[np.int64]:
+    """What the model sees of ids [n, T] by BERT's rule, int64 [n, T]; the other way is `<mask>` at all masked ids.
+
+    Of the ids in `masks` [n, T] 80 % become `mask_id`, 10 % a word drawn uniformly from range(*words), 10 % stay, each
+    id by itself. A function of key and position, independent of the masks of the same keys.
+    """
+    first, stop = words
+    places = np.arange(ids.shape[1])
+    fate = uniform(draw(keys[:, None], _SHOW + 2 * places))
+    other = first + below(draw(keys[:, None], _SHOW + 2 * places + 1), stop - first)
+    shown = np.where(fate < SHOWN_AS_MASK, mask_id, np.where(fate < SHOWN_AS_MASK + SHOWN_AS_OTHER, other, ids))
+    return np.where(masks, shown, ids).astype(np.int64)
 
 
 def _draw_tries(keys: U64, first: int) -> NDArray[np.float64]:

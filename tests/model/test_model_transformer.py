@@ -1,7 +1,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import jaxtyping
@@ -277,6 +277,16 @@ def test_predictions_are_of_the_masks_that_are_given() -> None:
     headless = small(has_mlm_head=False)
     with pytest.raises(ModelError, match="has no mlm_head"):
         headless.predict({"text": rows_of("text", given)})
+
+
+def test_rows_may_say_what_is_shown_of_masked_ids() -> None:
+    model, given = small(), batch()
+    masked = given["ids"].masked_fill(given["text_mask"], model.config.mask_id)
+    rows = rows_of("text", given)
+    expected = model.predict({"text": rows})["text/words"]
+    found = model.predict({"text": replace(rows, shown=masked)})["text/words"]
+    assert torch.equal(found, expected)
+    assert not torch.equal(model.predict({"text": replace(rows, shown=given["ids"])})["text/words"], expected)
 
 
 def test_a_row_of_nothing_but_pads_harms_nobody() -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from imglish.digests import json_digest
 from imglish.errors import OrderError
 from imglish.seeds import stream
-from imglish.shards.masks import Masks, block_masks, text_masks
+from imglish.shards.masks import Masks, block_masks, shown_ids, text_masks
 
 KEYS = stream(0, "test").bits(500)
 SPECIAL = (0, 1, 2)
@@ -97,3 +97,16 @@ def test_shares_become_counts_and_wrong_shares_are_refused() -> None:
     assert (Masks().patches((14, 14)), Masks().patches((16, 16))) == (78, 102)
     with pytest.raises(OrderError, match=r"masks\.text is 1\.5"):
         Masks(text=1.5)
+
+
+def test_masked_ids_are_shown_eight_to_one_to_one_and_others_as_they_are() -> None:
+    keys, ids = stream(3, "shown").bits(4000), np.full((4000, 40), 9)
+    masks = text_masks(keys, ids, 0.5, SPECIAL)
+    shown = shown_ids(keys, ids, masks, 99, (4, 24))
+    assert np.array_equal(shown[~masks], ids[~masks])
+    at_masks = shown[masks]
+    assert np.mean(at_masks == 99) == pytest.approx(0.8, abs=0.005)
+    assert np.mean(at_masks == 9) == pytest.approx(0.1 + 0.1 / 20, abs=0.005)
+    counts = np.bincount(at_masks, minlength=24)[4:24]
+    assert np.delete(counts, 5) == pytest.approx(np.full(19, 0.1 / 20 * masks.sum()), rel=0.15)
+    assert np.array_equal(shown_ids(keys[:7], ids[:7], masks[:7], 99, (4, 24)), shown[:7])
