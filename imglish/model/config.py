@@ -124,7 +124,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
 }
 """Sizes by name. Millions of parameters with the released vocabulary and codebook:
 
-| preset | layers, shared | layers, decoupled | embeddings | heads | all, shared | all, decoupled | source of the sizes |
+| preset | layers, shared | decoupled | embeddings | heads | all, shared | decoupled | source of the sizes |
 |---|---|---|---|---|---|---|---|
 | tiny | 2.5 | 2.7 | 12.7 | 13.9 | 29.1 | 29.3 | ours, for minutes on two cores; the demo's vocabulary leaves 3.4 |
 | base | 155.9 | 170.3 | 50.7 | 55.5 | 262.1 | 276.5 | released base; the paper has none |
@@ -133,8 +133,8 @@ PRESETS: dict[Preset, dict[str, Any]] = {
 
 Memory: fp32 training takes 16 bytes a parameter (weights, gradients, two moments) beside activations: 0.5, 4.4, 12 and
 31 to 36 GB. Cost: forward and backward take 2, 105, 368 and 1,601 G matrix operations for an image of 224 pixels (a
-text of 196 ids 2, 104, 366, 1,213), heads left out, whatever the layout. "tiny" has few layers, many heads and a wide first
-range because a masked model otherwise spends its first minutes learning to look at a word's neighbours.
+text of 196 ids 2, 104, 366, 1,213), heads left out, whatever the layout. "tiny" has few layers, many heads and a wide
+first range because a masked model otherwise spends its first minutes learning to look at a word's neighbours.
 """
 
 
