@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from imglish.errors import ModelError
 from imglish.model import MultiwayTransformer, Rows, create, normalise, pool
@@ -302,6 +303,26 @@ def test_a_row_of_nothing_but_pads_harms_nobody() -> None:
 def test_the_three_static_shapes_compile_without_a_graph_break() -> None:
     """In a process of its own: the run-time checks of shapes here are more than the compiler can follow."""
     subprocess.run([sys.executable, "-W", "error", "-m", "tests.model.compile_whole"], check=True)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_either_layout_learns_a_batch_by_heart_from_its_first_values(layout: Layout) -> None:
+    sizes = {**SIZES, **LAYOUTS[layout], "init_range": 0.02}
+    model, given = create("tiny", vocabulary=50, codes=16, image_size=8, max_text=12, **sizes), batch()
+    rows = {kind: rows_of(kind, given) for kind in KINDS}
+    codes = torch.tensor([[3, 1, 4, 1], [5, 9, 2, 6]])
+    labels = {"codes": codes[given["image_mask"]], "words": given["ids"][given["text_mask"]]}
+    optimizer, losses = torch.optim.AdamW(model.parameters(), lr=2e-2), []
+    for _ in range(40):
+        found = model.predict(rows)
+        parts = [functional.cross_entropy(out, labels[name.split("/")[1]]) for name, out in found.items()]
+        loss = torch.stack(parts).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] == pytest.approx(2 * np.log(16) + 2 * np.log(50), rel=0.1)
+    assert losses[-1] < 0.3 * losses[0]
 
 
 def test_pooled_features() -> None:
