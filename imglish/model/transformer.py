@@ -129,13 +129,13 @@ class MultiwayTransformer(HubFiles):
             parts.append(self.image_embedding(*_pictures(pictures, self.config.patches)).flatten(0, 1))
         texts = [(rows[kind], part) for kind, part in route.text_parts]
         if texts:
-            ids = torch.cat([part.take(self._shown(found)) for found, part in texts])
-            places = torch.cat([part.places(ids.device) for _, part in texts])
+            ids = _joined([part.take(self._shown(found)) for found, part in texts])
+            places = _joined([part.places(ids.device) for _, part in texts])
             x_RD = self.text_embedding(ids, places)
             if any(part.holds_pads for _, part in texts):
                 x_RD = x_RD.masked_fill(torch.cat([part.pads(ids.device) for _, part in texts])[:, None], 0.0)
             parts.append(x_RD)
-        return torch.cat(parts)
+        return _joined(parts)
 
     def _shown(self, rows: Rows) -> Tensor:
         """What is seen of ids, [B, T]: `<mask>` at masked positions unless the rows say otherwise."""
