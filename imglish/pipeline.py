@@ -27,7 +27,7 @@ from imglish.ingest.decide import decide
 from imglish.ingest.land import land, landing_files
 from imglish.ingest.tally import TallyTask, Verdicts, tally_units, verdicts, wipe_outs
 from imglish.lease import lease
-from imglish.recipe import Recipe, content_fields
+from imglish.recipe import Recipe, VqkdConfig, content_fields
 from imglish.shards.images import CODEC
 from imglish.shards.manifest import Manifest, build_manifest
 from imglish.shards.pack import PackInput, pack
@@ -125,14 +125,31 @@ class Pipeline:
         return watched, None
 
     def fit(self, names: Sequence[str]) -> dict[str, Any]:
-        """Fit tokenizers anew on the corpus as decided now, and write the lock; `names` from "text", "visual"."""
+        """Fit tokenizers anew on the corpus as decided now, and write the lock; `names` from "text", "visual".
+
+        A VQ-KD tokenizer without given weights is trained here, in this process. Returns the notes of those fitted.
+        """
         with exclusive(self.store):
             files = self._selected(self._decided())
-            lock = read_lock(self.store)
+            fits = self._fits(files)
+            models: dict[str, dict[str, Any]] = {}
             for name in names:
-                lock.pop(self._fits(files)[name].key, None)
-            write_lock(self.store, lock)
-            return self._fitted(files)
+                with self._timed(f"fit-{name}"):
+                    models[name] = self._refit(fits[name], files)
+            return models
+
+    def _refit(self, fit: _Fit, files: Sequence[Selected]) -> dict[str, Any]:
+        visual = self.recipe.tokenize.visual
+        if fit.name == "visual" and isinstance(visual, VqkdConfig) and visual.weights is None:
+            from imglish.trainer.vqkd_corpus import train_on_corpus  # torch is loaded only where it is needed
+
+            found = train_on_corpus(self.store, self.recipe, files, self.progress, self.note)
+            write_lock(self.store, read_lock(self.store) | {fit.key: found})
+            return found
+        lock = read_lock(self.store)
+        lock.pop(fit.key, None)
+        write_lock(self.store, lock)
+        return self._fit(fit)
 
     def retry(self, classes: Sequence[str]) -> dict[str, int]:
         """Fetch URLs once more whose failure belongs to one of the classes; landing's counts after it.
