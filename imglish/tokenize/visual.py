@@ -4,8 +4,8 @@
     codes = tokenizer.encode(images)      uint8 [B, S, S, 3] -> uint16 [B, N]
 
 A tokenizer is a file whose header names its format; `digest` covers what decides on codes, and a corpus made with
-one digest refuses codes of another. There are three: `codebook` (k-means), `vqkd` (BEiT v2's network), and any package's
-own, registered as an entry point:
+one digest refuses codes of another. There are three: `codebook` (k-means), `vqkd` (BEiT v2's network), and any
+package's own, registered as an entry point:
 
     [project.entry-points."imglish.visual_tokenizers"]      # in the package's pyproject.toml
     dalle = "my_package:DalleTokenizer"                     # called with tokenize.visual.options
@@ -87,6 +87,20 @@ def load_visual(path: str | Path, expected: str | None = None) -> VisualTokenize
     except OSError as error:
         raise TokenizerError(f"{path}: cannot be read ({error.strerror}); fit a visual tokenizer first") from None
     return read_visual(data, str(path), expected)
+
+
+def placed(tokenizer: VisualTokenizer, device: str, threads: int | None) -> VisualTokenizer:
+    """The tokenizer on a device ("cpu" or "cuda") with so many threads, where it has a say in that."""
+    run_on = getattr(tokenizer, "run_on", None)
+    if run_on is not None:
+        run_on(device, threads)
+    return tokenizer
+
+
+def device_name(tokenizer: VisualTokenizer) -> str | None:
+    """The accelerator that a tokenizer works on, None on a CPU: codes of unlike ones may differ in near-ties."""
+    found = getattr(tokenizer, "accelerator", None)
+    return None if found is None else str(found)
 
 
 def open_plugin(name: str, options: Mapping[str, Any]) -> VisualTokenizer:

@@ -6,8 +6,8 @@
 
 Only the encoder and the codebook work, and encoding is a pure argmin. Pixels are uint8 and always become
 x / 127.5 - 1. The original code takes floats, guesses from the maximum of a *batch* whether they are in [0, 1] or
-[0, 255], and multiplies by 255 in the first case: a batch of almost black pixels in [0, 255] gets other codes there than
-the same images in brighter company. uint8 leaves nothing to guess.
+[0, 255], and multiplies by 255 in the first case: a batch of almost black images in [0, 255] gets other codes there
+than the same images in brighter company. uint8 leaves nothing to guess.
 
 fp32 is the published tokenizer. bf16 runs the encoder in bfloat16, the head and the comparison with the codebook in
 float32; some codes differ, so its digest is another one.
@@ -71,6 +71,11 @@ class Vqkd:
         self.device, self.threads = torch.device(device), threads
         self.network.to(self.device)
         return self
+
+    @property
+    def accelerator(self) -> str | None:
+        """Name of the GPU it works on."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
 
     def encode(self, images: NDArray[np.uint8]) -> NDArray[np.uint16]:
         """Codes of RGB images, uint8 [B, S, S, 3] -> uint16 [B, N], patches row by row; ties to the lowest code.

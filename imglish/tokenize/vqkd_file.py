@@ -54,9 +54,9 @@ def read_published(path: str | Path) -> tuple[Tensors, VqkdShape]:
     except FileNotFoundError:
         raise TokenizerError(f"tokenize.visual.weights: no file at {path}") from None
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, BadZipFile, pickle.UnpicklingError) as error:
+        why = str(error).splitlines()[0] if str(error) else "it ends early"
         raise TokenizerError(
-            f"{path}: cannot be read as a VQ-KD file ({str(error).splitlines()[0] if str(error) else 'it ends early'}); "
-            "it is cut off or no such file, download it again"
+            f"{path}: cannot be read as a VQ-KD file ({why}); it is cut off or no such file, download it again"
         ) from None
     state = found.get("model", found.get("state_dict")) if isinstance(found, Mapping) else None
     if not isinstance(state, Mapping):

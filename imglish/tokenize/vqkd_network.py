@@ -80,7 +80,7 @@ class VqkdNetwork(nn.Module):
         return self.quantize.embedding.weight
 
     def vectors(self, pixels_B3HW: Tensor) -> Tensor:
-        """Normalised pixels to unit vectors, float32 [B, N, Z]; the head runs in float32 whatever the encoder's type."""
+        """Normalised pixels to unit vectors, float32 [B, N, Z]; the head is float32 whatever the encoder's type."""
         patches_BND = self.encoder(pixels_B3HW.to(self.encoder.cls_token.dtype))
         with torch.autocast(pixels_B3HW.device.type, enabled=False):
             return functional.normalize(self.encode_task_layer(patches_BND.float()), dim=-1)
@@ -181,7 +181,7 @@ class _Trunk(nn.Module):
         own = math.isqrt(self.pos_embed.shape[1] - 1)
         if side == own:
             return self.pos_embed
-        table_1DGG = self.pos_embed[:, 1:].float().unflatten(1, (own, own)).permute(0, 3, 1, 2)
+        table_1DGG = self.pos_embed[:, 1:].float().reshape(1, own, own, -1).permute(0, 3, 1, 2)
         scale = (side + 0.1) / own
         resized = functional.interpolate(table_1DGG, scale_factor=(scale, scale), mode="bicubic")
         return torch.cat([self.pos_embed[:, :1], resized.flatten(2).transpose(1, 2).to(self.pos_embed.dtype)], dim=1)

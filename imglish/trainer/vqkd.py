@@ -214,7 +214,7 @@ class VqkdRun:
         loss = distance + commitment
         if not math.isfinite(float(loss)):
             raise TrainError(f"step {self.step + 1}: the loss is not finite; lower tokenize.visual.train.learning_rate")
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         revived = self.codebook.update(vectors.detach(), codes, self.seed, self.step)
         seconds = time.perf_counter() - began

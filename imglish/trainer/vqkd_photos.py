@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -91,14 +91,14 @@ class Targets:
     def remember(self, path: Path, images: int, config: VqkdConfig) -> None:
         """Keep features in `path` if those of all crops fit into `remember_gigabytes`."""
         views = min(config.train.views, config.train.epochs)
-        shape = (views, images, self.grid**2, self.teacher.features)
+        shape = (views, images, self.grid**2, int(self.teacher.features))
         if 2 * np.prod(shape, dtype=np.int64) > config.train.remember_gigabytes * 1e9:
             return
         marks = path.with_suffix(".done")
-        mode = "r+" if path.exists() and marks.exists() else "w+"
+        mode: Literal["r+", "w+"] = "r+" if path.exists() and marks.exists() else "w+"
         try:
-            self._kept = np.memmap(path, np.float16, mode, shape=shape)  # type: ignore[assignment]
-            self._done = np.memmap(marks, np.uint8, mode, shape=shape[:2])  # type: ignore[assignment]
+            self._kept = np.memmap(path, np.float16, mode, shape=shape)
+            self._done = np.memmap(marks, np.uint8, mode, shape=shape[:2])
         except (OSError, ValueError) as error:
             raise TrainError(
                 f"{path}: cannot keep the teacher's features ({error}); set remember_gigabytes=0"
@@ -119,4 +119,5 @@ class Targets:
         """float32 [B, N, F], rounded to float16."""
         with torch.inference_mode():
             found = self.teacher(torch.from_numpy(pixels).to(self.device), self.grid)
-        return found.half().float().clone()
+        rounded: torch.Tensor = found.half().float().clone()
+        return rounded
