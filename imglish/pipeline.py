@@ -65,6 +65,33 @@ class NoEngine:
         """Nothing to close."""
 
 
+@dataclass
+class WatchedEngine:
+    """An engine that says every half minute how many of something its finished units handled a second."""
+
+    engine: Engine
+    counted: str
+    note: Callable[[str], None]
+    interval_seconds: float = 30.0
+
+    def map(self, task: Task, units: Sequence[Unit]) -> Iterator[Receipt]:
+        began = last = time.monotonic()
+        count = 0
+        for receipt in self.engine.map(task, units):
+            count += receipt.counts.get(self.counted, 0) - receipt.counts.get(f"{self.counted}_reused", 0)
+            now = time.monotonic()
+            if now - last >= self.interval_seconds:
+                last = now
+                self.note(f"{receipt.stage}: {count:,} {self.counted}, {count / (now - began):,.1f} a second")
+            yield receipt
+
+    def group(self, load: Any, pieces: Any, buckets: Sequence[int], reduce: Reduce) -> Iterator[Receipt]:
+        return self.engine.group(load, pieces, buckets, reduce)
+
+    def close(self) -> None:
+        self.engine.close()
+
+
 class WatchedStore(Store):
     """A store that remembers which files were read; a walk on it finds what is alive."""
 
@@ -139,8 +166,7 @@ class Pipeline:
             return models
 
     def _refit(self, fit: _Fit, files: Sequence[Selected]) -> dict[str, Any]:
-        visual = self.recipe.tokenize.visual
-        if fit.name == "visual" and isinstance(visual, VqkdConfig) and visual.weights is None:
+        if self._trained_here(fit):
             from imglish.trainer.vqkd_corpus import train_on_corpus  # torch is loaded only where it is needed
 
             found = train_on_corpus(self.store, self.recipe, files, self.progress, self.note)
@@ -159,6 +185,11 @@ class Pipeline:
         with exclusive(self.store):
             landed = land(self.store, self.engine, self.recipe, self.progress, self.note, again=classes)
         return counts_of([receipt for receipts in landed.values() for receipt in receipts])
+
+    def _trained_here(self, fit: _Fit) -> bool:
+        """Whether it is a VQ-KD tokenizer that `imglish fit visual` trains, which no build does."""
+        visual = self.recipe.tokenize.visual
+        return fit.name == "visual" and isinstance(visual, VqkdConfig) and visual.weights is None
 
     def _build(self) -> BuildResult:
         files = self._decided()
@@ -229,6 +260,8 @@ class Pipeline:
         entry = lock.get(fit.key)
         if entry is not None and self.store.size(entry["path"]) == entry["bytes"]:
             return dict(entry)
+        if isinstance(self.engine, NoEngine) and self._trained_here(fit):
+            raise PendingError("fit-visual", 1)
         receipt = run_map(self.store, TABLES, self.engine, fit.task, [fit.unit()], self.progress)[0]
         model = receipt.outputs["model"]
         found = {**receipt.notes, "path": model.path, "bytes": model.bytes}
@@ -251,7 +284,8 @@ class Pipeline:
             texts = run_map(store, TABLES, self.engine, TokenizeText(store), units, self.progress)
         with self._timed("tokenize-visual"):
             units = visual_units(recipe, files, models["visual"])
-            pictures = run_map(store, TABLES, self.engine, TokenizeVisual(store), units, self.progress)
+            watched = WatchedEngine(self.engine, "images", self.note)
+            pictures = run_map(store, TABLES, watched, TokenizeVisual(store), units, self.progress)
             _refuse_mixed_platforms(recipe, pictures)
         return [
             PackInput(file.landing, text.outputs["members"], text.outputs["documents"], picture.outputs["images"])

@@ -261,8 +261,9 @@ class VqkdTrainConfig(Section):
     """Compute type of the transformers; the quantizer is always fp32."""
     evaluate_images: int = Field(default=512, gt=0)
     """Validation images that the cosine to the teacher is measured on."""
-    remember_gigabytes: Annotated[float, RUN] = Field(default=4.0, ge=0)
-    """The teacher's features of all crops are kept on disk when they are no larger than this."""
+    remember_gigabytes: float = Field(default=4.0, ge=0)
+    """The teacher's features of all crops are kept on disk when they are no larger than this; content, because a
+    feature that was computed in another batch may differ in its last bit."""
     checkpoint_every: Annotated[int, RUN] = Field(default=200, gt=0)
     """Steps between checkpoints."""
     threads: Annotated[int | None, RUN] = None

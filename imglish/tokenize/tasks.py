@@ -151,8 +151,8 @@ class TokenizeVisual:
         output = self.store.put_table(f"{FOLDER}/images", table(found, IMAGES))
         remember(self.store, VISUAL_STAGE, facts, landing, output, marks)
         counts = {
-            "images": fresh.num_rows,
-            "views": fresh.num_rows * encoder.views.count,
+            "images": len(found),
+            "views": len(found) * encoder.views.count,
             "images_reused": len(found) - fresh.num_rows,
         }
         return commit({"images": output}, counts, platform=platform)

@@ -17,6 +17,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,8 +128,7 @@ class VqkdRun:
     def train(self, progress: Progress | None) -> bool:
         """All steps that are left, or as many as `max_minutes` allows; True when all are done."""
         began, saved = time.monotonic(), self.step
-        log = MetricsLog(self.folder, self.step, tensorboard=False)
-        with stop_signals() as stop, torch.device(self.device):
+        with closing(MetricsLog(self.folder, self.step, tensorboard=False)) as log, stop_signals() as stop:
             for numbers, view, pixels in self._batches():
                 told = {"step": self.step + 1, "epoch": self.step // self.steps_per_epoch}
                 told |= self._one_step(numbers, view, pixels)
@@ -142,7 +142,6 @@ class VqkdRun:
                     self._save()
                     saved = self.step
                 if stop.received:
-                    log.close()
                     raise Preempted(
                         f"{stop.received} received: saved step {self.step}; run 'imglish fit' again to go on"
                     )
@@ -150,7 +149,6 @@ class VqkdRun:
                     break
         if saved != self.step:
             self._save()
-        log.close()
         return self.step == self.steps
 
     def model(self) -> bytes:
@@ -212,15 +210,15 @@ class VqkdRun:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         loss = distance + commitment
-        if not math.isfinite(float(loss)):
+        if not math.isfinite(loss.item()):
             raise TrainError(f"step {self.step + 1}: the loss is not finite; lower tokenize.visual.train.learning_rate")
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         revived = self.codebook.update(vectors.detach(), codes, self.seed, self.step)
         seconds = time.perf_counter() - began
         return {
-            "cosine": 1 - float(distance),
-            "commitment": float(commitment),
+            "cosine": 1 - distance.item(),
+            "commitment": commitment.item(),
             "codes_used": float((torch.bincount(codes.reshape(-1), minlength=self.options.codes) > 0).float().mean()),
             "revived": revived,
             "learning_rate": rate,
@@ -271,7 +269,9 @@ def initialise(network: VqkdNetwork, seed: int) -> None:
     generator = torch.Generator().manual_seed(stream(seed, "vqkd init").key >> 1)
     deviation = _INIT_DEVIATION * math.sqrt(768 / network.shape.width)
     for name, parameter in network.named_parameters():
-        if parameter.ndim > 1 and not name.startswith("quantize."):
+        if name.endswith("bias"):
+            parameter.data.zero_()
+        elif parameter.ndim > 1 and not name.startswith("quantize."):
             fresh = torch.empty(parameter.shape)
             nn.init.trunc_normal_(fresh, std=deviation, a=-2 * deviation, b=2 * deviation, generator=generator)
             parts = name.split(".")

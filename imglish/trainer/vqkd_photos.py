@@ -78,10 +78,8 @@ class Photos:
 
 
 class Targets:
-    """The teacher's features of crops: computed, and kept in a file of float16 when that is small enough.
-
-    They pass through float16 either way, so a run is the same with and without the file.
-    """
+    """The teacher's features of crops: computed, and kept in a file of float16 when that is small enough. They pass
+    through float16 either way."""
 
     def __init__(self, teacher: Any, grid: int, device: torch.device) -> None:
         self.teacher, self.grid, self.device = teacher.to(device), grid, device
