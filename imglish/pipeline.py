@@ -36,12 +36,14 @@ from imglish.storage import Output, Store
 from imglish.tokenize.fit import FitText, FitVisual, text_fit_unit, visual_fit_unit
 from imglish.tokenize.rows import LandingFile
 from imglish.tokenize.select import Selected, select
+from imglish.tokenize.statistics import text_statistics
 from imglish.tokenize.tasks import TokenizeText, TokenizeVisual, text_units, visual_units
 from imglish.versions import BYTES_LIBRARIES
 
 TABLES = "tables"
 MANIFEST = "manifest.json"
 LOCK = "lock.json"
+STATISTICS = "tokenizer-statistics.json"
 
 
 class PendingError(ImglishError):
@@ -282,6 +284,7 @@ class Pipeline:
         with self._timed("tokenize-text"):
             units = text_units(recipe, files, models["text"])
             texts = run_map(store, TABLES, self.engine, TokenizeText(store), units, self.progress)
+            self._write_statistics(counts_of(texts))
         with self._timed("tokenize-visual"):
             units = visual_units(recipe, files, models["visual"])
             watched = WatchedEngine(self.engine, "images", self.note)
@@ -291,6 +294,12 @@ class Pipeline:
             PackInput(file.landing, text.outputs["members"], text.outputs["documents"], picture.outputs["images"])
             for (file, _), text, picture in zip(files, texts, pictures, strict=True)
         ]
+
+    def _write_statistics(self, counts: Mapping[str, int]) -> None:
+        """What the text tokenizer does to each language, beside the manifest and outside every digest."""
+        data = canonical_json({**text_statistics(counts), "captions_truncated": counts.get("captions_truncated", 0)})
+        if not isinstance(self.engine, NoEngine) and self.store.read_many([STATISTICS]).get(STATISTICS) != data:
+            self.store.put_as(STATISTICS, data)
 
     def _manifest(
         self,

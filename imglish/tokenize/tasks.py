@@ -50,6 +50,7 @@ from imglish.tokenize.rows import (
     read_rows,
 )
 from imglish.tokenize.select import TEXT_MEASURED, Selected
+from imglish.tokenize.statistics import Encoded, language_counts, measured
 from imglish.tokenize.text import EOS, UNKNOWN, VERSIONS, TextTokenizer
 from imglish.tokenize.visual import VisualTokenizer, device_name, placed, read_visual
 
@@ -164,6 +165,7 @@ def _members(
     """MEMBERS rows of all kept and merged occurrences, with counts of captions and their ids."""
     counts = dict.fromkeys(("members", "captions", "caption_ids", "caption_characters", "captions_truncated"), 0)
     found: list[dict[str, Any]] = []
+    captions_seen: list[Encoded] = []
     for received in read_rows(store, landing, places(rows), _MEMBER_COLUMNS):
         decided = rows.slice(len(found), received.num_rows)
         members = [_member(row) for row in _joined(decided, received)]
@@ -175,13 +177,17 @@ def _members(
             captions = member["captions"]
             if captions is not None:
                 encoded = [next(short) for _ in captions]
+                captions_seen += [
+                    measured(member["language"], len(caption.split()), len(caption.encode()), ids_of)
+                    for caption, ids_of in zip(captions, encoded, strict=True)
+                ]
                 member["caption_ids"] = b"".join(u16_bytes(caption) for caption in encoded)
                 member["captions"] = pack_json(captions)
                 counts["caption_ids"] += len(member["caption_ids"]) // 2
                 counts["caption_characters"] += sum(map(len, captions))
         found += members
     counts["members"] = len(found)
-    return table(found, MEMBERS), counts
+    return table(found, MEMBERS), counts | language_counts("caption", captions_seen)
 
 
 def _member(row: dict[str, Any]) -> dict[str, Any]:
@@ -210,9 +216,12 @@ def _documents(store: Store, landing: str, rows: pa.Table, tokenizer: TextTokeni
             unknown = int(np.count_nonzero(ids == UNKNOWN))
             encoded[row["record_id"]] = {"ids": u16_bytes(ids), "unknown": unknown, "characters": len(text)}
     found = []
-    for row, place in zip(kept.select(["record_id", "split"]).to_pylist(), places_of, strict=True):
+    texts_seen: list[Encoded] = []
+    for row, place in zip(kept.to_pylist(), places_of, strict=True):
         known = encoded.get(row["record_id"]) or earlier[place]
-        found.append({**known, **row})
+        found.append({**known, "record_id": row["record_id"], "split": row["split"]})
+        size, length = row["bytes"] or 0, len(known["ids"]) // 2
+        texts_seen.append((row["language"], row["words"] or 0, size, length, known["unknown"]))
     output = store.put_table(f"{FOLDER}/documents", table(found, DOCUMENTS))
     remember(store, TEXT_STAGE, facts, landing, output, marks)
     counts = {
@@ -222,7 +231,7 @@ def _documents(store: Store, landing: str, rows: pa.Table, tokenizer: TextTokeni
         "document_characters": sum(row["characters"] for row in found),
         "document_unknown": sum(row["unknown"] for row in found),
     }
-    return output, counts
+    return output, counts | language_counts("text", texts_seen)
 
 
 def _joined(decided: pa.Table, received: pa.Table) -> list[dict[str, Any]]:
