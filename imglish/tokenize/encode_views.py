@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from imglish.errors import TokenizerError
 from imglish.recipe import StoredConfig, ViewConfig
 from imglish.shards.images import StoredImage, decode_jpeg
 from imglish.shards.views import Views, draw_views, render
@@ -81,7 +82,7 @@ class ViewEncoder:
 
     def _coded(self, batch: _Rendered) -> list[dict[str, Any]]:
         """View k of every image goes through the tokenizer in the k-th batch, at its slot."""
-        codes = np.stack([self.tokenizer.encode(view)[batch.slots] for view in batch.pixels], axis=1)
+        codes = np.stack([self._encoded(view)[batch.slots] for view in batch.pixels], axis=1)
         return [
             {
                 "record_id": row["record_id"],
@@ -95,6 +96,18 @@ class ViewEncoder:
             }
             for row, image, boxes, grid in zip(batch.rows, batch.images, batch.views, codes, strict=True)
         ]
+
+    def _encoded(self, view: NDArray[np.uint8]) -> NDArray[np.uint16]:
+        """Codes of one batch, uint16 [batch, N]; TokenizerError when a tokenizer does not keep to what it says."""
+        codes, (rows, columns), name = self.tokenizer.encode(view), self.tokenizer.grid, self.tokenizer.digest[:16]
+        if codes.shape != (self.batch, rows * columns) or codes.dtype != np.uint16:
+            raise TokenizerError(
+                f"visual tokenizer {name}… gave {codes.dtype} {list(codes.shape)} for {self.batch} views; its grid of "
+                f"{rows} x {columns} makes uint16 [{self.batch}, {rows * columns}]"
+            )
+        if codes.size and int(codes.max()) >= self.tokenizer.codes:
+            raise TokenizerError(f"visual tokenizer {name}… gave code {codes.max()}, but has {self.tokenizer.codes}")
+        return codes
 
 
 def u16_bytes(values: NDArray[np.uint16]) -> bytes:

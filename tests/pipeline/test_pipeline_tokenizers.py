@@ -195,6 +195,25 @@ def test_a_packages_own_tokenizer_is_used_by_the_name_of_its_entry_point(
         build(recipe({"type": "plugin", "plugin": "strips"}))
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda codes: codes[:, :3], r"uint16 \[16, 3\] for 16 views; its grid of 2 x 2 makes uint16 \[16, 4\]"),
+        (lambda codes: codes.astype(np.int64), r"gave int64 \[16, 4\]"),
+        (lambda codes: codes + np.uint16(100), r"gave code \d+, but has 16"),
+    ],
+)
+def test_codes_of_another_grid_or_range_are_refused(
+    plugin: None, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: Any, said: str
+) -> None:
+    honest = Stripes.encode
+    monkeypatch.setattr(Stripes, "encode", lambda self, images: wrong(honest(self, images)))
+    visual = {"type": "plugin", "plugin": "stripes", "options": {"size": 32}}
+    tokenize = {"text": {"vocabulary": 400}, "visual": visual, "stored": {"short_side": 96}, "batch": 16}
+    with pytest.raises(TokenizerError, match=said):
+        build(small_recipe(sources, tmp_path / "work", tokenize=tokenize))
+
+
 @pytest.mark.parametrize("size", [224, 256])
 def test_the_loader_yields_the_very_pixels_that_the_tokenizer_saw(
     sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
