@@ -94,7 +94,7 @@ _DEFAULTS = {
     "tokenize-text s/byte": 3e-7,
     "tokenize-visual s/image": 0.012,
     "tokenize-visual s/view": 0.006,
-    "vqkd s/view": 0.25,
+    "vqkd s/view": 0.3,
     "pack-rows s/row": 1.2e-5,
     "pack-units s/row": 2e-6,
     "pack s/image": 0.014,
