@@ -5,7 +5,8 @@
 MODEL is a trained tokenizer (`imglish fit visual`); `train` and `test` hold one folder of photographs per class. The
 k-means tokenizer has as many codes and is fitted on the photographs of `fit`, which should be those that MODEL was
 trained on. A photograph is one view, the largest centred square. The probe is multinomial logistic regression on
-histograms (square root, l2), its weight decay chosen by five folds of `train`. Counts of tokens in use are on `test`.
+histograms (square root, l2, centred), its weight decay chosen by five folds of `train`. Codes in use are
+counted on `test`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from imglish.shards.views import render
 from imglish.tokenize.codebook import Codebook, CodebookFit
 from imglish.tokenize.visual import VisualTokenizer, load_visual
 
-DECAYS = (1e-4, 1e-3, 1e-2, 1e-1)
+DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
 def main() -> None:
@@ -55,6 +56,8 @@ def main() -> None:
 def _probe(tokenizer: VisualTokenizer, sets: dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]) -> dict[str, Any]:
     codes = {name: _codes(tokenizer, views) for name, (views, _) in sets.items()}
     x = {name: _histograms(found, tokenizer.codes) for name, found in codes.items()}
+    mean, deviation = x["train"].mean(dim=0), x["train"].std()
+    x = {name: (found - mean) / deviation for name, found in x.items()}
     y = {name: torch.from_numpy(labels) for name, (_, labels) in sets.items()}
     folds = torch.arange(len(y["train"])) % 5
     order = torch.randperm(len(folds), generator=torch.Generator().manual_seed(0))
