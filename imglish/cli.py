@@ -160,20 +160,24 @@ def build(
 
 @app.command()
 def fit(
+    what: Annotated[str, typer.Argument(metavar="text|visual|both", help="Which tokenizer.")],
     recipe: RecipeArgument,
     overrides: Overrides = None,
-    only: Annotated[str, typer.Option(help="text, visual or both.")] = "both",
     engine: EngineName = None,
     address: Address = None,
     workers: Workers = None,
     memory: Memory = None,
 ) -> None:
-    """Fit the tokenizers anew on the corpus as decided now, and write the lock; a later build encodes with them."""
+    """Fit tokenizers anew on the corpus as decided now, and write the lock; a later build encodes with them.
+
+    A visual tokenizer of type "vqkd" without given weights is trained here, for hours or days, on a GPU if there is
+    one; kill it and run the same command to go on. Nothing else trains it: a build asks for this command.
+    """
     from imglish.pipeline import Pipeline
 
-    if only not in ("text", "visual", "both"):
-        raise typer.BadParameter(f"--only {only}: use text, visual or both")
-    names = ("text", "visual") if only == "both" else (only,)
+    if what not in ("text", "visual", "both"):
+        raise typer.BadParameter(f"{what}: use text, visual or both")
+    names = ("text", "visual") if what == "both" else (what,)
     chosen = on_engine(load_recipe(recipe, overrides or ()), engine, address, workers, memory)
     with reporter() as report, open_engine(chosen) as chosen_engine:
         models = Pipeline(chosen, chosen_engine, report.progress, report.note).fit(names)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from imglish.ingest.decide import BUCKET_ROWS, PIECE_ROWS
-from imglish.recipe import Recipe
+from imglish.recipe import CodebookConfig, Recipe, VqkdConfig
 from imglish.records import ANNOTATIONS, DECISIONS, DOCUMENTS, EVIDENCE, IMAGES, LANDING, MEMBERS, Kind
 from imglish.shards.metadata import METADATA
 from imglish.stages import Receipt
@@ -94,6 +94,7 @@ _DEFAULTS = {
     "tokenize-text s/byte": 3e-7,
     "tokenize-visual s/image": 0.012,
     "tokenize-visual s/view": 0.006,
+    "vqkd s/view": 0.3,
     "pack-rows s/row": 1.2e-5,
     "pack-units s/row": 2e-6,
     "pack s/image": 0.014,
@@ -133,6 +134,29 @@ def estimate(recipe: Recipe, amounts: Sequence[Amount], rates: Rates) -> list[St
     return _Estimate(recipe, amounts, rates).stages()
 
 
+class _Visual(NamedTuple):
+    """What an estimate asks of a visual tokenizer: sizes, images and iterations of a build's fit, name of its rate."""
+
+    size: int
+    patch: int
+    codes: int
+    fit_images: int
+    iterations: int
+    rate: str
+
+
+def _visual(recipe: Recipe) -> _Visual:
+    """A plug-in, of which nothing is known here, counts as the published VQ-KD tokenizer; neither is fitted by a
+    build."""
+    config = recipe.tokenize.visual
+    if isinstance(config, CodebookConfig):
+        rate = "tokenize-visual s/view"
+        return _Visual(config.size, config.patch, config.codes, config.sample_images, config.iterations, rate)
+    given = config if isinstance(config, VqkdConfig) else VqkdConfig(type="vqkd")
+    train = given.train
+    return _Visual(given.size, train.patch, train.codes, 0, 0, "vqkd s/view")
+
+
 class _Estimate:
     """Amounts summed up by what the stages handle."""
 
@@ -161,10 +185,10 @@ class _Estimate:
         return "+".join(found)
 
     def stages(self) -> list[Stage]:
-        visual = self.recipe.tokenize.visual
+        visual = _visual(self.recipe)
         rows, units, rate = self.rows, self.units, self._rate
         fitted_bytes = min(self.recipe.tokenize.text.sample_bytes, self.text)
-        fitted_images = min(visual.sample_images, self.images) * visual.iterations / 20
+        fitted_images = min(visual.fit_images, self.images) * visual.iterations / 20
         rowwise = self.members + self.images + self.documents
         shards = self.recipe.pack.train_shards + self.recipe.pack.validation_shards
         return [
@@ -211,9 +235,9 @@ class _Estimate:
             Stage(
                 "tokenize-visual",
                 units,
-                self.images * (rate("tokenize-visual s/image") + self._views() * rate("tokenize-visual s/view")),
+                self.images * (rate("tokenize-visual s/image") + self._views() * rate(visual.rate)),
                 _bytes(self.images * self._row_of_images() + units * _footer(IMAGES)),
-                origin=self._origin("tokenize-visual s/image"),
+                origin=self._origin("tokenize-visual s/image", visual.rate),
             ),
             Stage(
                 "pack-rows",
@@ -269,7 +293,7 @@ class _Estimate:
 
     def view_bytes(self) -> int:
         """Codes and boxes of the views of one image."""
-        visual = self.recipe.tokenize.visual
+        visual = _visual(self.recipe)
         return self._views() * (2 * (visual.size // visual.patch) ** 2 + 10)
 
     def shard_bytes(self, views: int) -> int:
@@ -307,6 +331,7 @@ def measure(
 ) -> dict[str, Rate]:
     """The rates that receipts by stage tell; `seconds` are those of stages of which one worker did all."""
     found = {**_of_landing(landed), **_of_payloads(receipts), **_of_rows(receipts), **_of_verdicts(receipts)}
+    found[_visual(recipe).rate] = found.pop("view")
     found |= _of_shards(recipe, receipts, (seconds or {}).get("pack", 0.0))
     return {name: Rate(total / per, origin) for name, (total, per) in found.items() if per > 0 and total >= 0}
 
@@ -335,7 +360,8 @@ def _of_payloads(receipts: Mapping[str, Sequence[Receipt]]) -> Quotients:
     members = [_only(receipt, "members") for receipt in texts]
     documents = [_only(receipt, "documents") for receipt in texts]
     characters = _count(texts, "document_characters")
-    encoded = [receipt for receipt in pictures if receipt.counts.get("images")]
+    texts = [receipt for receipt in texts if not receipt.counts.get("documents_reused")]
+    encoded = [one for one in pictures if one.counts.get("images") and not one.counts.get("images_reused")]
     return {
         "annotate s/image": (_seconds(pictured), _count(pictured, "images")),
         "annotate s/byte": (_seconds(written), _count(written, "text_bytes")),
@@ -345,7 +371,7 @@ def _of_payloads(receipts: Mapping[str, Sequence[Receipt]]) -> Quotients:
         "ids B/byte": (_output_bytes(documents, DOCUMENTS), characters),
         "images B/image": (_output_bytes(encoded, IMAGES), _count(encoded, "images")),
         "tokenize-visual s/image": (0.0, _count(encoded, "images")),
-        "tokenize-visual s/view": (_seconds(encoded), _count(encoded, "views")),
+        "view": (_seconds(encoded), _count(encoded, "views")),
         "fit-text s/byte": (_seconds(receipts.get("fit-text", ())), _count(receipts.get("fit-text", ()), "bytes")),
     }
 

@@ -27,7 +27,7 @@ from imglish.ingest.decide import decide
 from imglish.ingest.land import land, landing_files
 from imglish.ingest.tally import TallyTask, Verdicts, tally_units, verdicts, wipe_outs
 from imglish.lease import lease
-from imglish.recipe import Recipe, content_fields
+from imglish.recipe import Recipe, VqkdConfig, content_fields
 from imglish.shards.images import CODEC
 from imglish.shards.manifest import Manifest, build_manifest
 from imglish.shards.pack import PackInput, pack
@@ -36,12 +36,14 @@ from imglish.storage import Output, Store
 from imglish.tokenize.fit import FitText, FitVisual, text_fit_unit, visual_fit_unit
 from imglish.tokenize.rows import LandingFile
 from imglish.tokenize.select import Selected, select
+from imglish.tokenize.statistics import text_statistics
 from imglish.tokenize.tasks import TokenizeText, TokenizeVisual, text_units, visual_units
 from imglish.versions import BYTES_LIBRARIES
 
 TABLES = "tables"
 MANIFEST = "manifest.json"
 LOCK = "lock.json"
+STATISTICS = "tokenizer-statistics.json"
 
 
 class PendingError(ImglishError):
@@ -63,6 +65,33 @@ class NoEngine:
 
     def close(self) -> None:
         """Nothing to close."""
+
+
+@dataclass
+class WatchedEngine:
+    """An engine that says every half minute how many of something its finished units handled a second."""
+
+    engine: Engine
+    counted: str
+    note: Callable[[str], None]
+    interval_seconds: float = 30.0
+
+    def map(self, task: Task, units: Sequence[Unit]) -> Iterator[Receipt]:
+        began = last = time.monotonic()
+        count = 0
+        for receipt in self.engine.map(task, units):
+            count += receipt.counts.get(self.counted, 0) - receipt.counts.get(f"{self.counted}_reused", 0)
+            now = time.monotonic()
+            if now - last >= self.interval_seconds:
+                last = now
+                self.note(f"{receipt.stage}: {count:,} {self.counted}, {count / (now - began):,.1f} a second")
+            yield receipt
+
+    def group(self, load: Any, pieces: Any, buckets: Sequence[int], reduce: Reduce) -> Iterator[Receipt]:
+        return self.engine.group(load, pieces, buckets, reduce)
+
+    def close(self) -> None:
+        self.engine.close()
 
 
 class WatchedStore(Store):
@@ -125,14 +154,30 @@ class Pipeline:
         return watched, None
 
     def fit(self, names: Sequence[str]) -> dict[str, Any]:
-        """Fit tokenizers anew on the corpus as decided now, and write the lock; `names` from "text", "visual"."""
+        """Fit tokenizers anew on the corpus as decided now, and write the lock; `names` from "text", "visual".
+
+        A VQ-KD tokenizer without given weights is trained here, in this process. Returns the notes of those fitted.
+        """
         with exclusive(self.store):
             files = self._selected(self._decided())
-            lock = read_lock(self.store)
+            fits = self._fits(files)
+            models: dict[str, dict[str, Any]] = {}
             for name in names:
-                lock.pop(self._fits(files)[name].key, None)
-            write_lock(self.store, lock)
-            return self._fitted(files)
+                with self._timed(f"fit-{name}"):
+                    models[name] = self._refit(fits[name], files)
+            return models
+
+    def _refit(self, fit: _Fit, files: Sequence[Selected]) -> dict[str, Any]:
+        if self._trained_here(fit):
+            from imglish.trainer.vqkd_corpus import train_on_corpus  # torch is loaded only where it is needed
+
+            found = train_on_corpus(self.store, self.recipe, files, self.progress, self.note)
+            write_lock(self.store, read_lock(self.store) | {fit.key: found})
+            return found
+        lock = read_lock(self.store)
+        lock.pop(fit.key, None)
+        write_lock(self.store, lock)
+        return self._fit(fit)
 
     def retry(self, classes: Sequence[str]) -> dict[str, int]:
         """Fetch URLs once more whose failure belongs to one of the classes; landing's counts after it.
@@ -142,6 +187,11 @@ class Pipeline:
         with exclusive(self.store):
             landed = land(self.store, self.engine, self.recipe, self.progress, self.note, again=classes)
         return counts_of([receipt for receipts in landed.values() for receipt in receipts])
+
+    def _trained_here(self, fit: _Fit) -> bool:
+        """Whether it is a VQ-KD tokenizer that `imglish fit visual` trains, which no build does."""
+        visual = self.recipe.tokenize.visual
+        return fit.name == "visual" and isinstance(visual, VqkdConfig) and visual.weights is None
 
     def _build(self) -> BuildResult:
         files = self._decided()
@@ -212,6 +262,8 @@ class Pipeline:
         entry = lock.get(fit.key)
         if entry is not None and self.store.size(entry["path"]) == entry["bytes"]:
             return dict(entry)
+        if isinstance(self.engine, NoEngine) and self._trained_here(fit):
+            raise PendingError("fit-visual", 1)
         receipt = run_map(self.store, TABLES, self.engine, fit.task, [fit.unit()], self.progress)[0]
         model = receipt.outputs["model"]
         found = {**receipt.notes, "path": model.path, "bytes": model.bytes}
@@ -232,14 +284,22 @@ class Pipeline:
         with self._timed("tokenize-text"):
             units = text_units(recipe, files, models["text"])
             texts = run_map(store, TABLES, self.engine, TokenizeText(store), units, self.progress)
+            self._write_statistics(counts_of(texts))
         with self._timed("tokenize-visual"):
             units = visual_units(recipe, files, models["visual"])
-            pictures = run_map(store, TABLES, self.engine, TokenizeVisual(store), units, self.progress)
+            watched = WatchedEngine(self.engine, "images", self.note)
+            pictures = run_map(store, TABLES, watched, TokenizeVisual(store), units, self.progress)
             _refuse_mixed_platforms(recipe, pictures)
         return [
             PackInput(file.landing, text.outputs["members"], text.outputs["documents"], picture.outputs["images"])
             for (file, _), text, picture in zip(files, texts, pictures, strict=True)
         ]
+
+    def _write_statistics(self, counts: Mapping[str, int]) -> None:
+        """What the text tokenizer does to each language, beside the manifest and outside every digest."""
+        data = canonical_json({**text_statistics(counts), "captions_truncated": counts.get("captions_truncated", 0)})
+        if not isinstance(self.engine, NoEngine) and self.store.read_many([STATISTICS]).get(STATISTICS) != data:
+            self.store.put_as(STATISTICS, data)
 
     def _manifest(
         self,

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from imglish.errors import RecipeError
 from imglish.records import Kind
@@ -189,11 +189,11 @@ class TextTokenizerConfig(Section):
     """Unknown characters become byte pieces instead of `<unk>`."""
 
 
-class VisualTokenizerConfig(Section):
-    """Where the codes come from."""
+class CodebookConfig(Section):
+    """Codes by k-means over what patches look like, fitted on the corpus: no weights are needed."""
 
     type: Literal["codebook"] = "codebook"
-    """"codebook": k-means over patch features, fitted on the corpus, no weights needed."""
+    """Which visual tokenizer this is."""
     size: int = Field(default=224, ge=16)
     """Side of the rendered view, pixels."""
     patch: int = Field(default=16, ge=4)
@@ -206,17 +206,121 @@ class VisualTokenizerConfig(Section):
     """Lloyd iterations."""
 
     @model_validator(mode="after")
-    def _grid(self) -> VisualTokenizerConfig:
+    def _grid(self) -> CodebookConfig:
         if self.size % self.patch:
             raise ValueError(f"size {self.size} is not a multiple of patch {self.patch}")
         return self
+
+
+class VqkdTrainConfig(Section):
+    """How `imglish fit visual` trains a VQ-KD tokenizer; the defaults are BEiT v2's (facts section 4.2)."""
+
+    teacher: str = "efficientnet-lite0"
+    """Whose features are predicted: "efficientnet-lite0", "clip", "dino", or an entry point of `imglish.teachers`."""
+    teacher_weights: str | None = None
+    """File of the teacher's weights, relative to `root`; None takes those that the teacher's package ships."""
+    patch: int = Field(default=16, ge=4)
+    """Side of a patch, pixels."""
+    width: int = Field(default=768, ge=64, multiple_of=64)
+    """Channels of encoder and decoder; heads have 64."""
+    depth: int = Field(default=12, ge=1)
+    """Layers of the encoder."""
+    decoder_depth: int = Field(default=3, ge=1)
+    """Layers of the decoder (BEiT v2 published 1 and 3)."""
+    dimension: int = Field(default=32, ge=2)
+    """Length of a code's vector."""
+    codes: int = Field(default=8192, ge=2, le=8192)
+    """Codebook size."""
+    decay: float = Field(default=0.99, ge=0, lt=1)
+    """Of the codebook's moving average."""
+    revive_after: int = Field(default=100, gt=0)
+    """A code that no patch of so many steps took moves to a patch of the batch; ours, BEiT v2 leaves it dead."""
+    kmeans_iterations: int = Field(default=10, ge=0)
+    """Cosine k-means on the first batch that starts the codebook."""
+    sample_images: int = Field(default=1_300_000, gt=0)
+    """Training images, those with the smallest H(seed, id) of the train split."""
+    views: int = Field(default=100, gt=0)
+    """Different crops of an image; epoch e shows crop e mod views."""
+    min_scale: float = Field(default=0.08, gt=0, le=1)
+    """Smallest area share of a crop."""
+    epochs: int = Field(default=100, gt=0)
+    """Passes over the training images."""
+    batch: int = Field(default=512, gt=0)
+    """Images in a step."""
+    learning_rate: float = Field(default=2e-4, gt=0)
+    """Peak."""
+    min_learning_rate: float = Field(default=1e-5, ge=0)
+    """Cosine floor."""
+    warmup_epochs: float = Field(default=10, ge=0)
+    """Linear warm-up."""
+    weight_decay: float = Field(default=1e-4, ge=0)
+    """AdamW."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """AdamW."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Compute type of the transformers; the quantizer is always fp32."""
+    evaluate_images: int = Field(default=512, gt=0)
+    """Validation images that the cosine to the teacher is measured on."""
+    remember_gigabytes: float = Field(default=4.0, ge=0)
+    """The teacher's features of all crops are kept on disk when they are no larger than this; content, because a
+    feature that was computed in another batch may differ in its last bit."""
+    checkpoint_every: Annotated[int, RUN] = Field(default=200, gt=0)
+    """Steps between checkpoints."""
+    threads: Annotated[int | None, RUN] = None
+    """CPU threads; None is all cores."""
+    max_minutes: Annotated[float | None, RUN] = None
+    """Stop early after this long; the schedule still runs over all epochs."""
+
+
+class VqkdConfig(Section):
+    """Codes by a VQ-KD network as in BEiT v2: a file that is given, or one that `imglish fit visual` trains."""
+
+    type: Literal["vqkd"]
+    """Which visual tokenizer this is."""
+    weights: str | None = None
+    """Official `.pth`, or a safetensors file of ours, relative to `root`; None is the one that was trained here."""
+    size: int = Field(default=224, ge=16)
+    """Side of the rendered view, pixels; 256 gives a /16 network the 16 x 16 grid of a patch-14 model at 224."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Compute type of the encoder; bf16 is faster, gives some other codes, and is a tokenizer digest of its own."""
+    threads: int = Field(default=1, gt=0)
+    """CPU threads of one worker: sums depend on them in their last bits."""
+    device: Annotated[Literal["cpu", "cuda"], RUN] = "cpu"
+    """Where workers encode; receipts record it, and codes of unlike devices are not mixed unasked."""
+    train: VqkdTrainConfig = VqkdTrainConfig()
+    """How it is trained when `weights` is left out."""
+
+
+class PluginConfig(Section):
+    """Codes by a package's tokenizer: an entry point of the group `imglish.visual_tokenizers`."""
+
+    type: Literal["plugin"]
+    """Which visual tokenizer this is."""
+    plugin: str
+    """Name of the entry point, a callable that gets `options` and returns a visual tokenizer."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Passed to it."""
+
+
+def _visual_type(value: Any) -> str:
+    return str(value.get("type", "codebook") if isinstance(value, dict) else value.type)
+
+
+VisualTokenizerConfig = Annotated[
+    Annotated[CodebookConfig, Tag("codebook")]
+    | Annotated[VqkdConfig, Tag("vqkd")]
+    | Annotated[PluginConfig, Tag("plugin")],
+    Discriminator(_visual_type),
+]
+"""Where the codes come from; `type` decides, "codebook" when left out."""
 
 
 class TokenizeConfig(Section):
     """Text ids, stored images, views and codes."""
 
     text: TextTokenizerConfig = TextTokenizerConfig()
-    visual: VisualTokenizerConfig = VisualTokenizerConfig()
+    visual: VisualTokenizerConfig = CodebookConfig()
+    """Visual tokenizer: a section of the type that it names."""
     stored: StoredConfig = StoredConfig()
     views: ViewConfig = ViewConfig()
     batch: int = Field(default=32, gt=0)
@@ -460,28 +564,43 @@ def _override(values: dict[str, Any], text: str) -> None:
 
 
 def _explain(item: Any) -> str:
-    where = [str(part) for part in item["loc"]]
+    where, known = _located([str(part) for part in item["loc"]])
     key = ".".join(where)
     if item["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(where[-1], _known_keys(where[:-1]), n=1)
+        near = difflib.get_close_matches(where[-1], known, n=1)
         hint = f"; did you mean {'.'.join([*where[:-1], near[0]])}?" if near else ""
         return f"unknown key {key}{hint}"
     if item["type"] == "missing":
         return f"missing key {key}"
+    if item["type"] == "union_tag_invalid":
+        return f"{key}.type = {item['ctx']['tag']!r}: use {item['ctx']['expected_tags']}"
     shown = item.get("input")
     message = item["msg"].removeprefix("Value error, ")
     return f"{key} = {shown!r}: {message}" if isinstance(shown, (str, int, float, bool)) else f"{key}: {message}"
 
 
-def _known_keys(where: Sequence[str]) -> list[str]:
-    model: Any = Recipe
+def _located(where: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The dotted key without the tags that pydantic adds for a choice of sections, and the keys of its section."""
+    keys: list[str] = []
+    sections: list[Any] = [Recipe]
+    known: list[str] = []
     for part in where:
-        if part.isdigit():
+        chosen = [
+            kind for kind in sections if len(sections) > 1 and part in get_args(kind.model_fields["type"].annotation)
+        ]
+        if chosen:
+            sections = chosen
             continue
-        model = _section_of(model.model_fields[part].annotation)
-    return list(model.model_fields)
+        keys.append(part)
+        if not part.isdigit() and sections:
+            known = list(sections[0].model_fields)
+            info = sections[0].model_fields.get(part)
+            sections = [] if info is None else _sections_of(info.annotation)
+    return keys, known
 
 
-def _section_of(annotation: Any) -> Any:
-    inner = [kind for kind in get_args(annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
-    return inner[0] if inner else annotation
+def _sections_of(annotation: Any) -> list[Any]:
+    """The section that a field holds, or those that it may hold."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in _sections_of(part)]

@@ -30,7 +30,7 @@ from imglish.ingest.landing import FOLDER, LandingFiles
 from imglish.ingest.sources import reader
 from imglish.ingest.sources.base import Part, Row
 from imglish.pipeline import Pipeline
-from imglish.recipe import Recipe, SourceConfig
+from imglish.recipe import CodebookConfig, Recipe, SourceConfig
 from imglish.stages import Commit, Load, Receipt, Reduce, Task, Unit
 from imglish.storage import Store
 
@@ -175,7 +175,9 @@ def _small(recipe: Recipe, sources: Sequence[SourceConfig], folder: str) -> Reci
     if not sources:
         return None
     tokenize = recipe.tokenize
-    visual = tokenize.visual.model_copy(update={"iterations": 1, "sample_images": 64})
+    visual = tokenize.visual
+    if isinstance(visual, CodebookConfig):
+        visual = visual.model_copy(update={"iterations": 1, "sample_images": 64})
     pack = recipe.pack.model_copy(update={"train_shards": 1, "validation_shards": 1, "rounds": 1, "repeat": {}})
     changes = {
         "root": str(Path(folder, "nothing-here")),

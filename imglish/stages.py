@@ -127,9 +127,13 @@ class Commit:
         outputs: Mapping[str, Output],
         counts: Mapping[str, int] | None = None,
         notes: Mapping[str, Any] | None = None,
+        platform: str | None = None,
     ) -> Receipt:
-        """`notes` are facts of content (JSON values); run facts are added here."""
+        """`notes` are facts of content (JSON values); run facts are added here. `platform` is the numeric platform when
+        it is more than this machine's CPU."""
         run = {"seconds": round(time.perf_counter() - self.began, 3), **run_facts()}
+        if platform is not None:
+            run["platform"] = platform
         receipt = Receipt(self.unit, self.stage, outputs, counts or {}, notes or {}, run)
         self.store.put_as(receipt_path(self.folder, self.stage, self.unit), receipt.to_json())
         return receipt
@@ -211,8 +215,8 @@ def run_facts() -> dict[str, Any]:
 
 
 @cache
-def numeric_platform() -> str:
-    """CPU architecture and the vector features that numeric libraries dispatch on.
+def numeric_platform(accelerator: str | None = None) -> str:
+    """CPU architecture and the vector features that numeric libraries dispatch on, and the accelerator if there is one.
 
     Two machines with the same word give the same codes; pack refuses mixed ones unless told.
     """
@@ -223,4 +227,4 @@ def numeric_platform() -> str:
         line = next((text for text in lines if text.startswith(("flags", "Features"))), "")
         wanted = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_tile", "asimd", "sve")
         flags = [flag for flag in wanted if flag in line.split()]
-    return "+".join([platform.machine(), *flags])
+    return "+".join([platform.machine(), *flags, *([accelerator] if accelerator else [])])

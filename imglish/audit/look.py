@@ -1,4 +1,4 @@
-"""Look: one PNG of what a corpus holds: samples with captions, and one view with its codes and with its mask.
+"""Look: one PNG of what a corpus holds: samples with captions, one view with its codes and mask, what codes stand for.
 
     contact_sheet("corpus/manifest.json", "corpus/look.png", seed=0, count=12)
 
@@ -23,6 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from imglish.audit.choice import Chosen, choose
 from imglish.audit.common import clean, number, require, write_file
+from imglish.audit.look_codes import cut, decoded, feature_picture, frequent, patches_by_code, tokenizer_of
 from imglish.audit.tables import Tables
 from imglish.errors import ImglishError
 from imglish.seeds import stream
@@ -30,6 +31,7 @@ from imglish.shards import ImageSample, PairSample, open_corpus, render
 from imglish.shards.images import decode_jpeg
 from imglish.shards.manifest import VisualTokenizer
 from imglish.shards.masks import Masks, block_masks
+from imglish.storage import Store
 
 COLUMNS = 4
 _WIDTH, _EDGE, _GAP, _PAD = 1240, 40, 20, 12
@@ -41,6 +43,7 @@ _PAPER, _WHITE, _INK, _MUTED, _LINE = "#f6f7f8", "#ffffff", "#1b1f24", "#59626d"
 _BOX, _MASK = "#e0582b", (88, 96, 108)
 _GOLDEN_RATIO = 0.618033988749895
 """Hues of neighbouring codes lie this far apart, so that they differ."""
+_CODE_ROWS, _CODE_PATCHES = 6, 10
 _NUMBER_CELL = 24  # pixels; a smaller patch has no room for its code
 
 
@@ -53,9 +56,11 @@ class _Shown:
 def contact_sheet(manifest_path: str, output_png: str, seed: int = 0, count: int = 12) -> list[Chosen]:
     """Write the PNG and return the samples that it shows.
 
-    The last row is the sample with the lowest rank (a pair if there is one): its stored image with the box of view 0,
-    that view with the code of every patch, and with one block-wise mask of the default share. ImglishError when the
-    corpus has no image or matplotlib is not installed; ManifestError and ShardError as for the report.
+    Below them is the sample with the lowest rank (a pair if there is one): its stored image with the box of view 0,
+    that view with the code of every patch, and with one block-wise mask of the default share. The last row shows what
+    some of those codes stand for: patches of all shown views that have them; and, of a VQ-KD tokenizer that lies in the
+    corpus with its decoder, the decoder's features as colours. ImglishError when the corpus has no image or matplotlib
+    is not installed; ManifestError and ShardError as for the report.
     """
     tables = Tables(str(manifest_path))
     chosen = choose(tables, seed, count)
@@ -67,9 +72,11 @@ def contact_sheet(manifest_path: str, output_png: str, seed: int = 0, count: int
     sheet = _Sheet(f"{manifest.name}@{manifest.version}", f"{manifest.digest[:16]} · seed {seed}", len(shown))
     for place, one in enumerate(shown):
         sheet.card(place, one)
-    sheet.detail(
-        min(shown, key=lambda one: (one.chosen.kind != "pair", one.chosen.rank)), manifest.tokenizers.visual, seed
-    )
+    main = min(shown, key=lambda one: (one.chosen.kind != "pair", one.chosen.rank))
+    visual = manifest.tokenizers.visual
+    sheet.detail(main, visual, seed)
+    tokenizer = tokenizer_of(Store(str(manifest_path).rpartition("/")[0] or "."), visual)
+    sheet.codes(main, shown, visual, decoded(tokenizer, main.sample.codes[0]))
     write_file(str(output_png), sheet.png())
     return chosen
 
@@ -101,7 +108,7 @@ class _Sheet:
         rows = -(-cards // COLUMNS)
         self.top = _EDGE + 76
         self.bottom = self.top + rows * (_CARD_HEIGHT + _GAP)
-        self.image = Image.new("RGB", (_WIDTH, self.bottom + _PANEL + 210), _PAPER)
+        self.image = Image.new("RGB", (_WIDTH, self.bottom + 2 * _PANEL + 330), _PAPER)
         self.draw = ImageDraw.Draw(self.image)
         self._text((_EDGE, _EDGE - 6), clean(title, 60), self.font(30, bold=True), _INK)
         note = f"{subtitle} · {cards} samples, evenly over the sources; captions are the first that the font can write"
@@ -158,6 +165,37 @@ class _Sheet:
             self.image.paste(picture, (left, top))
             self._text((left, top + _PANEL + 10), title, self.font(14, bold=True), _INK)
             self._text((left, top + _PANEL + 32), said, self.font(13), _MUTED)
+
+    def codes(
+        self, one: _Shown, shown: Sequence[_Shown], visual: VisualTokenizer, features: NDArray[np.float32] | None
+    ) -> None:
+        """Patches with the same code as some of the view's, from all shown views, and the decoder's features."""
+        top = self.bottom + _PANEL + 190
+        views = [(other.sample, number) for other in shown for number in range(len(other.sample.views))]
+        patches = np.concatenate(
+            [cut(render(sample.jpeg, sample.views[n], visual.size), visual.grid) for sample, n in views]
+        )
+        codes = np.concatenate([sample.codes[n] for sample, n in views])
+        wanted = frequent(one.sample.codes[0], codes, _CODE_ROWS)
+        found = patches_by_code(patches, codes, wanted, _CODE_PATCHES)
+        self._text((_EDGE, top), "What codes stand for", self.font(20, bold=True), _INK)
+        said = f"patches of the {len(views)} views on this sheet with a code of the view above, the most typical first"
+        self._text((_EDGE, top + 30), said, self.font(13), _MUTED)
+        height = _PANEL // _CODE_ROWS
+        for row, (code, mine) in enumerate(found.items()):
+            y = top + 58 + row * height
+            self._text((_EDGE, y + 10), f"{code}", self.font(13, bold=True), _INK)
+            self._text((_EDGE, y + 28), f"{int((codes == code).sum())} patches", self.font(11), _MUTED)
+            for column, patch in enumerate(mine):
+                tile = Image.fromarray(patch).resize((height - 6, height - 6), Image.Resampling.BICUBIC)
+                self.image.paste(tile, (_EDGE + 100 + column * height, y))
+        if features is not None:
+            left = _EDGE + 2 * (_PANEL + _GAP)
+            picture = Image.fromarray(feature_picture(features, visual.grid))
+            self.image.paste(picture.resize((_PANEL, _PANEL), Image.Resampling.NEAREST), (left, top + 58))
+            self._text(
+                (left, top + 30), "The decoder's features of the codes, three main directions", self.font(13), _MUTED
+            )
 
     def png(self) -> bytes:
         file = io.BytesIO()

@@ -27,7 +27,7 @@ from imglish.demo.recipes import DEMO_RECIPE, restrict
 from imglish.errors import RecipeError, SourceError
 from imglish.ingest.sources.files import IMAGE_SUFFIXES, File
 from imglish.ingest.sources.tabular import SUFFIXES, Table, open_table
-from imglish.recipe import DecideConfig, FetchConfig, Recipe, SourceConfig, TextRules, load_recipe
+from imglish.recipe import CodebookConfig, DecideConfig, FetchConfig, Recipe, SourceConfig, TextRules, load_recipe
 from imglish.records import Kind
 
 IMAGE_COLUMNS = ("image", "image_path", "file_name", "filename", "filepath", "file", "path", "img", "photo", "picture")
@@ -206,11 +206,13 @@ def _scaled(recipe: Recipe, found: _Found) -> Recipe:
     samples = pictures + found.counts["text"]
     text, visual = recipe.tokenize.text, recipe.tokenize.visual
     pieces = min(text.vocabulary, max(512, found.text_bytes // BYTES_PER_PIECE))
-    codes = min(visual.codes, 1 << max(4, pictures.bit_length() - 1))  # about 64 patches, one picture's, for a code
+    if isinstance(visual, CodebookConfig):
+        most = 1 << max(4, pictures.bit_length() - 1)  # about 64 patches, one picture's, for a code
+        visual = visual.model_copy(update={"codes": min(visual.codes, most)})
     tokenize = recipe.tokenize.model_copy(
         update={
             "text": text.model_copy(update={"vocabulary": pieces}),
-            "visual": visual.model_copy(update={"codes": codes}),
+            "visual": visual,
         }
     )
     decide = DecideConfig(

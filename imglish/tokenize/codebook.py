@@ -1,6 +1,6 @@
 """The embedded visual tokenizer: a k-means codebook over what patches look like, fitted on the corpus.
 
-    fit = CodebookFit(VisualTokenizerConfig(size=224, patch=16, codes=1024), seed=0)
+    fit = CodebookFit(CodebookConfig(size=224, patch=16, codes=1024), seed=0)
     fit.add(images)                       uint8 [n, 224, 224, 3], as often as wanted
     tokenizer = Codebook.read(fit.finish(), "a name for errors")
     tokenizer.encode(images)              uint16 [n, 196]
@@ -28,7 +28,7 @@ from threadpoolctl import threadpool_limits
 
 from imglish.digests import canonical_json, json_digest
 from imglish.errors import TokenizerError
-from imglish.recipe import VisualTokenizerConfig
+from imglish.recipe import CodebookConfig
 from imglish.seeds import stream
 
 FORMAT = "imglish-codebook/1"
@@ -92,7 +92,7 @@ class Codebook:
 
         Raises TokenizerError for another shape or dtype.
         """
-        _check_images(images, self.size)
+        check_images(images, self.size)
         patches = self.grid[0] * self.grid[1]
         features = np.empty((len(images), patches, self.codebook.shape[1]), np.float32)
         for number, image in enumerate(images):
@@ -131,7 +131,7 @@ class Codebook:
 class CodebookFit:
     """Collects patches, then finds the codebook: k-means++ and Lloyd on one thread."""
 
-    def __init__(self, config: VisualTokenizerConfig, seed: int) -> None:
+    def __init__(self, config: CodebookConfig, seed: int) -> None:
         self.config = config
         self._stream = stream(seed, "codebook")
         self._extractor = _Extractor(config.patch)
@@ -139,7 +139,7 @@ class CodebookFit:
 
     def add(self, images: NDArray[np.uint8]) -> None:
         """Take the patches of uint8 [n, S, S, 3] images into account; their order does not matter."""
-        _check_images(images, self.config.size)
+        check_images(images, self.config.size)
         for image in images:
             self._found.append(np.unique(self._extractor(image).astype(np.int16), axis=0))
 
@@ -285,7 +285,8 @@ def safetensors_facts(data: bytes, origin: str) -> dict[str, Any]:
     return facts
 
 
-def _check_images(images: NDArray[np.uint8], size: int) -> None:
+def check_images(images: NDArray[np.uint8], size: int) -> None:
+    """TokenizerError unless images are uint8 [B, size, size, 3]."""
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):
         raise TokenizerError(f"images are {images.dtype} {list(images.shape)}, not uint8 [B, {size}, {size}, 3]")
 

@@ -24,10 +24,19 @@ from numpy.typing import NDArray
 
 from imglish.digests import file_digest
 from imglish.errors import StageError, TokenizerError
-from imglish.recipe import Recipe, StoredConfig, TextTokenizerConfig, ViewConfig, VisualTokenizerConfig, content_fields
+from imglish.recipe import (
+    CodebookConfig,
+    PluginConfig,
+    Recipe,
+    StoredConfig,
+    TextTokenizerConfig,
+    ViewConfig,
+    VqkdConfig,
+    content_fields,
+)
 from imglish.records import unpack_json
 from imglish.seeds import U64, stream
-from imglish.shards.images import decode_jpeg
+from imglish.shards.images import StoredImage, decode_jpeg
 from imglish.shards.views import draw_views, render
 from imglish.stages import Commit, Receipt, Unit
 from imglish.storage import Output, Store
@@ -39,13 +48,14 @@ from imglish.tokenize.rows import (
     kept_rows,
     places,
     read_rows,
+    split_rows,
     stored_image,
     train_rows,
 )
 from imglish.tokenize.select import FIT_MEASURED, Selected
 from imglish.tokenize.tasks import IMAGE_VERSIONS, model_path
 from imglish.tokenize.text import VERSIONS, TextTokenizer, train_text
-from imglish.tokenize.visual import VisualTokenizer, read_visual
+from imglish.tokenize.visual import VisualTokenizer, read_visual, write_plugin
 
 TEXT_STAGE, VISUAL_STAGE = "fit-text", "fit-visual"
 VERSION = 1
@@ -70,9 +80,26 @@ def text_fit_unit(recipe: Recipe, files: Sequence[Selected]) -> Unit:
 
 
 def visual_fit_unit(recipe: Recipe, files: Sequence[Selected]) -> Unit:
-    """The `fit-visual` unit."""
+    """The `fit-visual` unit: k-means on the corpus, or the tokenizer that the recipe gives by file or plug-in.
+
+    Raises TokenizerError when that file is missing, and for a VQ-KD tokenizer that was not trained yet.
+    """
+    config = recipe.tokenize.visual
+    if isinstance(config, PluginConfig):
+        return Unit(VISUAL_STAGE, VERSION, {"given": content_fields(config)}, [])
+    if isinstance(config, VqkdConfig):
+        if config.weights is None:
+            raise TokenizerError(
+                "the VQ-KD tokenizer of this recipe is not trained yet, and a build does not train it; run "
+                "'imglish fit visual', or name a file in tokenize.visual.weights"
+            )
+        path = Path(recipe.root, config.weights)
+        if not path.is_file():
+            raise TokenizerError(f"tokenize.visual.weights: no file at {path}; leave it out to train a tokenizer")
+        facts = {"type": config.type, "size": config.size, "precision": config.precision}
+        return Unit(VISUAL_STAGE, VERSION, {"given": facts}, [file_digest(path)], {"given": str(path)})
     params = {
-        "config": content_fields(recipe.tokenize.visual),
+        "config": content_fields(config),
         "stored": content_fields(recipe.tokenize.stored),
         "views": content_fields(recipe.tokenize.views),
         "seed": recipe.seed,
@@ -120,16 +147,35 @@ class FitVisual:
 
     def __call__(self, unit: Unit) -> Receipt:
         commit = Commit(self.store, FOLDER, VISUAL_STAGE, unit.id)
-        config = VisualTokenizerConfig(**unit.params["config"])
-        fit = CodebookFit(config, unit.params["seed"])
         images = 0
-        for pixels in training_views(self.store, unit, config):
-            fit.add(pixels[None])
-            images += 1
-        model = fit.finish()
-        tokenizer = read_visual(model, "fitted visual tokenizer")
-        output = _put_model(self.store, model_path(tokenizer.digest, ".safetensors"), model, tokenizer.codes)
-        return commit({"model": output}, {"images": images}, visual_notes(tokenizer, config.type))
+        if "given" in unit.params:
+            kind, model = unit.params["given"]["type"], _given_visual(unit)
+        else:
+            config = CodebookConfig(**unit.params["config"])
+            fit, kind = CodebookFit(config, unit.params["seed"]), config.type
+            for pixels in training_views(self.store, unit, config):
+                fit.add(pixels[None])
+                images += 1
+            model = fit.finish()
+        output, notes = put_visual(self.store, model, kind)
+        return commit({"model": output}, {"images": images}, notes)
+
+
+def put_visual(store: Store, model: bytes, kind: str) -> tuple[Output, dict[str, Any]]:
+    """Put a visual tokenizer's file where tasks look for it, and say what manifest and model need to know of it."""
+    tokenizer = read_visual(model, "fitted visual tokenizer")
+    output = _put_model(store, model_path(tokenizer.digest, ".safetensors"), model, tokenizer.codes)
+    return output, visual_notes(tokenizer, kind)
+
+
+def _given_visual(unit: Unit) -> bytes:
+    """The file of a tokenizer that the recipe names."""
+    facts = unit.params["given"]
+    if facts["type"] == "plugin":
+        return write_plugin(facts["plugin"], facts["options"])
+    from imglish.tokenize.vqkd import adopt  # torch is loaded only where it is needed
+
+    return adopt(unit.spec["given"], facts["size"], facts["precision"])
 
 
 def visual_notes(tokenizer: VisualTokenizer, kind: str) -> dict[str, Any]:
@@ -157,21 +203,28 @@ def training_texts(store: Store, files: Sequence[Paths], budget: int, seed: int)
         yield from texts
 
 
-def training_views(store: Store, unit: Unit, config: VisualTokenizerConfig) -> Iterator[NDArray[np.uint8]]:
+def training_views(store: Store, unit: Unit, config: CodebookConfig) -> Iterator[NDArray[np.uint8]]:
     """The first view of each chosen image, uint8 [S, S, 3]; an unreadable one is a StageError."""
-    files, seed = unit.spec["files"], unit.params["seed"]
-    stored, views = StoredConfig(**unit.params["stored"]), ViewConfig(**unit.params["views"])
+    views, seed = ViewConfig(**unit.params["views"]), unit.params["seed"]
+    stored = StoredConfig(**unit.params["stored"])
+    for record, image in chosen_images(store, unit.spec["files"], stored, config.sample_images, seed):
+        boxes = draw_views([record], [(image.width, image.height)], views, seed)
+        yield render(decode_jpeg(image.jpeg), boxes[0, 0], config.size)
+
+
+def chosen_images(
+    store: Store, files: Sequence[Paths], stored: StoredConfig, count: int, seed: int, split: str = "train"
+) -> Iterator[tuple[bytes, StoredImage]]:
+    """(record id, stored image) of the `count` kept images of a split with the smallest hashes, file by file."""
     columns = ["record_id", "place", "source", "row"]
-    tables = [train_rows(kept_rows(store, paths, []), texts=False).select(columns) for paths in files]
-    chosen = _smallest([rows.column("record_id").to_pylist() for rows in tables], config.sample_images, seed)
+    tables = [split_rows(kept_rows(store, paths, []), ("image", "pair"), split).select(columns) for paths in files]
+    chosen = _smallest([rows.column("record_id").to_pylist() for rows in tables], count, seed)
     for paths, rows, numbers in zip(files, tables, chosen, strict=True):
         mine = rows.take(pa.array(numbers))
         done = 0
         for received in read_rows(store, paths["landing"], places(mine), ["payload"]):
             for row, landed in zip(mine.slice(done, received.num_rows).to_pylist(), received.to_pylist(), strict=True):
-                image = stored_image(row | landed, stored)
-                boxes = draw_views([row["record_id"]], [(image.width, image.height)], views, seed)
-                yield render(decode_jpeg(image.jpeg), boxes[0, 0], config.size)
+                yield row["record_id"], stored_image(row | landed, stored)
             done += received.num_rows
 
 

@@ -72,9 +72,13 @@ def kept_images(rows: pa.Table) -> pa.Table:
 
 def train_rows(rows: pa.Table, texts: bool) -> pa.Table:
     """Of `kept_rows`, the records of the train split: texts and pairs, or pairs and images."""
-    wanted = pa.array(["text", "pair"] if texts else ["image", "pair"])
-    kept = pc.and_(pc.equal(rows.column("verdict"), "keep"), pc.equal(rows.column("split"), "train"))
-    return rows.filter(pc.and_(kept, pc.is_in(rows.column("kind"), wanted)))
+    return split_rows(rows, ("text", "pair") if texts else ("image", "pair"), "train")
+
+
+def split_rows(rows: pa.Table, kinds: Sequence[str], split: str) -> pa.Table:
+    """Of `kept_rows`, the records of these kinds in a split."""
+    kept = pc.and_(pc.equal(rows.column("verdict"), "keep"), pc.equal(rows.column("split"), split))
+    return rows.filter(pc.and_(kept, pc.is_in(rows.column("kind"), pa.array(kinds))))
 
 
 def places(rows: pa.Table) -> Places:

@@ -25,7 +25,7 @@ from imglish.tokenize.rows import FOLDER, LandingFile, kept_images, kept_rows, t
 
 STAGE = "select"
 VERSION = 1
-TEXT_MEASURED = ("language", "width", "height")
+TEXT_MEASURED = ("language", "width", "height", "words", "bytes")
 """Annotations that tokenize-text reads."""
 FIT_MEASURED = ("language", "bytes")
 """Annotations that fit-text reads."""

@@ -8,7 +8,11 @@
 writes images (views and codes). Schemas are in `imglish.records`. The notes are those of the fits' receipts.
 
 Images are encoded in batches of one shape. Batch and slot follow from an image's place among all images of its landing
-file, kept or not, and slots that are not needed stay zero; so an image has the same codes whatever else is kept.
+file, kept or not, and slots that are not needed stay zero; so an image has the same codes whatever else is kept, and
+those of an earlier unit of the same file are taken over (`imglish.tokenize.reuse`).
+
+A worker process holds one model. With `tokenize.visual.device = "cuda"` it is on the first GPU that the process sees:
+start one worker per GPU, each with its own CUDA_VISIBLE_DEVICES (docs/tokenizers.md says how for Dask and Spark).
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from itertools import groupby
 from typing import Any
 
@@ -28,12 +33,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from imglish.errors import StageError, TokenizerError
-from imglish.recipe import Recipe, StoredConfig, ViewConfig, content_fields
+from imglish.recipe import Recipe, StoredConfig, ViewConfig, VqkdConfig, content_fields
 from imglish.records import DOCUMENTS, IMAGES, MEMBERS, pack_json, table, unpack_json
-from imglish.shards.images import CODEC, StoredImage, decode_jpeg
-from imglish.shards.views import Views, draw_views, render
-from imglish.stages import Commit, Receipt, Unit
-from imglish.storage import Store
+from imglish.shards.images import CODEC
+from imglish.stages import Commit, Receipt, Unit, numeric_platform
+from imglish.storage import Output, Store
+from imglish.tokenize.encode_views import ViewEncoder, u16_bytes
+from imglish.tokenize.reuse import recall, remember
 from imglish.tokenize.rows import (
     FOLDER,
     edited_captions,
@@ -42,11 +48,11 @@ from imglish.tokenize.rows import (
     kept_rows,
     places,
     read_rows,
-    stored_image,
 )
 from imglish.tokenize.select import TEXT_MEASURED, Selected
+from imglish.tokenize.statistics import Encoded, language_counts, measured
 from imglish.tokenize.text import EOS, UNKNOWN, VERSIONS, TextTokenizer
-from imglish.tokenize.visual import VisualTokenizer, read_visual
+from imglish.tokenize.visual import VisualTokenizer, device_name, placed, read_visual
 
 TEXT_STAGE, VISUAL_STAGE = "tokenize-text", "tokenize-visual"
 VERSION = 1
@@ -87,8 +93,11 @@ def visual_units(recipe: Recipe, files: Sequence[Selected], notes: Mapping[str, 
         "seed": recipe.seed,
         "versions": IMAGE_VERSIONS,
     }
-    model = {"model": model_path(notes["digest"], ".safetensors")}
-    return [Unit(VISUAL_STAGE, VERSION, params, [digests["visual"]], file.paths() | model) for file, digests in files]
+    spec = {"model": model_path(notes["digest"], ".safetensors")}
+    if isinstance(tokenize.visual, VqkdConfig):
+        params |= {"threads": tokenize.visual.threads, "versions": {**IMAGE_VERSIONS, "torch": version("torch")}}
+        spec |= {"device": tokenize.visual.device}
+    return [Unit(VISUAL_STAGE, VERSION, params, [digests["visual"]], file.paths() | spec) for file, digests in files]
 
 
 @dataclass(frozen=True)
@@ -104,34 +113,50 @@ class TokenizeText:
         landing, limit = unit.spec["landing"], unit.params["max_caption_ids"]
         members, counts = _members(self.store, landing, rows, tokenizer, limit)
         documents, document_counts = _documents(self.store, landing, rows, tokenizer)
-        outputs = {
-            "members": self.store.put_table(f"{FOLDER}/members", members),
-            "documents": self.store.put_table(f"{FOLDER}/documents", documents),
-        }
+        outputs = {"members": self.store.put_table(f"{FOLDER}/members", members), "documents": documents}
         return commit(outputs, counts | document_counts)
 
 
 @dataclass(frozen=True)
 class TokenizeVisual:
-    """Writes `images` of one landing file."""
+    """Writes `images` of one landing file; rows that an earlier unit coded in the same slot are taken from there."""
 
     store: Store
 
     def __call__(self, unit: Unit) -> Receipt:
         commit = Commit(self.store, FOLDER, VISUAL_STAGE, unit.id)
-        tokenizer = _visual_tokenizer(self.store.root, unit.spec["model"], unit.params["tokenizer"])
-        encoder = _ViewEncoder(
+        device, threads = unit.spec.get("device", "cpu"), unit.params.get("threads")
+        tokenizer = _visual_tokenizer(self.store.root, unit.spec["model"], unit.params["tokenizer"], device, threads)
+        encoder = ViewEncoder(
             tokenizer,
             StoredConfig(**unit.params["stored"]),
             ViewConfig(**unit.params["views"]),
             unit.params["seed"],
             unit.params["batch"],
         )
-        found: list[dict[str, Any]] = []
-        for batch in _image_batches(self.store, unit.spec, encoder.batch):
-            found += encoder(batch)
+        platform = numeric_platform(device_name(tokenizer))
+        facts = {**unit.params, "version": VERSION, "platform": platform}
+        landing = unit.spec["landing"]
+        rows = kept_images(kept_rows(self.store, unit.spec, []))
+        wanted = rows.select(["record_id", "sample_kind", "split", "image"]).to_pylist()
+        marks = [str(encoder.slot(row)) for row in wanted]
+        earlier = recall(self.store, VISUAL_STAGE, facts, landing)
+        known = [earlier.get((row["record_id"], mark)) for row, mark in zip(wanted, marks, strict=True)]
+        fresh = rows.filter(pa.array([one is None for one in known], pa.bool_()))
+        coded = encoder.run(_image_batches(self.store, landing, fresh, encoder.batch))
+        new = (row for batch in coded for row in batch)
+        found = [
+            next(new) if one is None else one | {"kind": row["sample_kind"], "split": row["split"]}
+            for row, one in zip(wanted, known, strict=True)
+        ]
         output = self.store.put_table(f"{FOLDER}/images", table(found, IMAGES))
-        return commit({"images": output}, {"images": len(found), "views": len(found) * encoder.views.count})
+        remember(self.store, VISUAL_STAGE, facts, landing, output, marks)
+        counts = {
+            "images": len(found),
+            "views": len(found) * encoder.views.count,
+            "images_reused": len(found) - fresh.num_rows,
+        }
+        return commit({"images": output}, counts, platform=platform)
 
 
 def _members(
@@ -140,6 +165,7 @@ def _members(
     """MEMBERS rows of all kept and merged occurrences, with counts of captions and their ids."""
     counts = dict.fromkeys(("members", "captions", "caption_ids", "caption_characters", "captions_truncated"), 0)
     found: list[dict[str, Any]] = []
+    captions_seen: list[Encoded] = []
     for received in read_rows(store, landing, places(rows), _MEMBER_COLUMNS):
         decided = rows.slice(len(found), received.num_rows)
         members = [_member(row) for row in _joined(decided, received)]
@@ -151,13 +177,17 @@ def _members(
             captions = member["captions"]
             if captions is not None:
                 encoded = [next(short) for _ in captions]
-                member["caption_ids"] = b"".join(_bytes(caption) for caption in encoded)
+                captions_seen += [
+                    measured(member["language"], len(caption.split()), len(caption.encode()), ids_of)
+                    for caption, ids_of in zip(captions, encoded, strict=True)
+                ]
+                member["caption_ids"] = b"".join(u16_bytes(caption) for caption in encoded)
                 member["captions"] = pack_json(captions)
                 counts["caption_ids"] += len(member["caption_ids"]) // 2
                 counts["caption_characters"] += sum(map(len, captions))
         found += members
     counts["members"] = len(found)
-    return table(found, MEMBERS), counts
+    return table(found, MEMBERS), counts | language_counts("caption", captions_seen)
 
 
 def _member(row: dict[str, Any]) -> dict[str, Any]:
@@ -168,23 +198,40 @@ def _member(row: dict[str, Any]) -> dict[str, Any]:
     return row | {"kind": row["sample_kind"], "merged": row["verdict"] == "merge", "captions": captions}
 
 
-def _documents(store: Store, landing: str, rows: pa.Table, tokenizer: TextTokenizer) -> tuple[pa.Table, dict[str, int]]:
-    """DOCUMENTS rows of the kept texts, with their counts."""
+def _documents(store: Store, landing: str, rows: pa.Table, tokenizer: TextTokenizer) -> tuple[Output, dict[str, int]]:
+    """The committed DOCUMENTS of the kept texts, with their counts; those encoded before are not encoded again."""
+    facts = {"tokenizer": tokenizer.digest, "versions": VERSIONS, "version": VERSION}
+    earlier = recall(store, TEXT_STAGE, facts, landing)
     kept = rows.filter(pc.and_(pc.equal(rows.column("kind"), "text"), pc.equal(rows.column("verdict"), "keep")))
-    found: list[dict[str, Any]] = []
-    for received in read_rows(store, landing, places(kept), ["payload"]):
-        joined = _joined(kept.slice(len(found), received.num_rows), received)
+    marks = [hashlib.blake2b(edits or b"", digest_size=16).hexdigest() for edits in kept.column("edits").to_pylist()]
+    places_of = list(zip(kept.column("record_id").to_pylist(), marks, strict=True))
+    fresh = kept.filter(pa.array([place not in earlier for place in places_of], pa.bool_()))
+    encoded: dict[bytes, dict[str, Any]] = {}
+    done = 0
+    for received in read_rows(store, landing, places(fresh), ["payload"]):
+        joined = _joined(fresh.slice(done, received.num_rows), received)
+        done += received.num_rows
         texts = [_edited(row, edited_document, row["payload"]) for row in joined]
         for row, text, ids in zip(joined, texts, tokenizer.encode_many(texts), strict=True):
             unknown = int(np.count_nonzero(ids == UNKNOWN))
-            found.append(row | {"ids": _bytes(ids), "unknown": unknown, "characters": len(text)})
+            encoded[row["record_id"]] = {"ids": u16_bytes(ids), "unknown": unknown, "characters": len(text)}
+    found = []
+    texts_seen: list[Encoded] = []
+    for row, place in zip(kept.to_pylist(), places_of, strict=True):
+        known = encoded.get(row["record_id"]) or earlier[place]
+        found.append({**known, "record_id": row["record_id"], "split": row["split"]})
+        size, length = row["bytes"] or 0, len(known["ids"]) // 2
+        texts_seen.append((row["language"], row["words"] or 0, size, length, known["unknown"]))
+    output = store.put_table(f"{FOLDER}/documents", table(found, DOCUMENTS))
+    remember(store, TEXT_STAGE, facts, landing, output, marks)
     counts = {
         "documents": len(found),
+        "documents_reused": len(found) - fresh.num_rows,
         "document_ids": sum(len(row["ids"]) // 2 for row in found),
         "document_characters": sum(row["characters"] for row in found),
         "document_unknown": sum(row["unknown"] for row in found),
     }
-    return table(found, DOCUMENTS), counts
+    return output, counts | language_counts("text", texts_seen)
 
 
 def _joined(decided: pa.Table, received: pa.Table) -> list[dict[str, Any]]:
@@ -203,58 +250,12 @@ def _truncate(ids: Ids, limit: int) -> Ids:
     return ids if len(ids) <= limit else np.append(ids[: limit - 1], np.uint16(EOS))
 
 
-def _bytes(values: NDArray[np.uint16]) -> bytes:
-    return values.astype("<u2", copy=False).tobytes()
-
-
-@dataclass(frozen=True)
-class _ViewEncoder:
-    """Stored image, views and codes of the images of one batch."""
-
-    tokenizer: VisualTokenizer
-    stored: StoredConfig
-    views: ViewConfig
-    seed: int
-    batch: int
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """IMAGES rows of `rows`, which have record_id, payload and image (the number that gives the slot)."""
-        images = [stored_image(row, self.stored) for row in rows]
-        sizes = [(image.width, image.height) for image in images]
-        views = draw_views([row["record_id"] for row in rows], sizes, self.views, self.seed)
-        codes = self._encode(images, views, np.array([row["image"] % self.batch for row in rows]))
-        return [
-            {
-                "record_id": row["record_id"],
-                "kind": row["sample_kind"],
-                "split": row["split"],
-                "stored_sha256": hashlib.sha256(image.jpeg).digest(),
-                "width": image.width,
-                "height": image.height,
-                "views": _bytes(boxes),
-                "codes": _bytes(grid),
-            }
-            for row, image, boxes, grid in zip(rows, images, views, codes, strict=True)
-        ]
-
-    def _encode(self, images: Sequence[StoredImage], views: Views, slots: NDArray[np.int64]) -> Ids:
-        """uint16 [n, K, N]: view k of every image goes through the tokenizer in the k-th batch, at its slot."""
-        size = self.tokenizer.size
-        pixels = np.zeros((self.views.count, self.batch, size, size, 3), np.uint8)
-        for image, boxes, slot in zip(images, views, slots, strict=True):
-            rgb = decode_jpeg(image.jpeg)
-            for number, box in enumerate(boxes):
-                pixels[number, slot] = render(rgb, box, size)
-        return np.stack([self.tokenizer.encode(view)[slots] for view in pixels], axis=1)
-
-
-def _image_batches(store: Store, paths: Mapping[str, Any], batch: int) -> Iterator[list[dict[str, Any]]]:
-    """The kept images of a landing file with their payloads, those of one batch together."""
-    rows = kept_images(kept_rows(store, paths, []))
+def _image_batches(store: Store, landing: str, rows: pa.Table, batch: int) -> Iterator[list[dict[str, Any]]]:
+    """Some kept images of a landing file with their payloads, those of one batch together."""
 
     def stream() -> Iterator[dict[str, Any]]:
         done = 0
-        for received in read_rows(store, paths["landing"], places(rows), ["payload"]):
+        for received in read_rows(store, landing, places(rows), ["payload"]):
             yield from _joined(rows.slice(done, received.num_rows), received)
             done += received.num_rows
 
@@ -272,6 +273,6 @@ def _text_tokenizer(root: str, path: str, digest: str) -> TextTokenizer:
 
 
 @cache
-def _visual_tokenizer(root: str, path: str, digest: str) -> VisualTokenizer:
+def _visual_tokenizer(root: str, path: str, digest: str, device: str, threads: int | None) -> VisualTokenizer:
     """Loaded once in a process."""
-    return read_visual(Store(root).read(path), path, digest)
+    return placed(read_visual(Store(root).read(path), path, digest), device, threads)

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
 from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
@@ -102,6 +104,17 @@ def open_checkpoint(path: Path) -> Checkpoint:
             raise TrainError(f"checkpoint {path} is torn: {name} does not have its SHA-256")
     facts = json.loads((path / _FACTS).read_bytes())
     return Checkpoint(path, facts["step"], facts)
+
+
+def training_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> dict[str, Any]:
+    """What a checkpoint of a run holds, nested: parameters and AdamW's state of each, by the parameter's name."""
+    named = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    for parameter in named.values():
+        if parameter not in optimizer.state:
+            zeros = {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[parameter] = {"step": torch.zeros((), device=device), **zeros}
+    states = {name: dict(optimizer.state[parameter]) for name, parameter in named.items()}
+    return {"model": model.state_dict(), "optimizer": states}
 
 
 def load(checkpoint: Checkpoint, tensors: dict[str, Any]) -> None:

@@ -167,14 +167,7 @@ class Trainer:
         )
 
     def _tensors(self) -> dict[str, Any]:
-        """What a checkpoint holds, nested: parameters and AdamW's state of each, by the parameter's name."""
-        named = dict(self.model.named_parameters())
-        for parameter in named.values():
-            if parameter not in self.optimizer.state:
-                zeros = {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
-                self.optimizer.state[parameter] = {"step": torch.zeros((), device=self.device), **zeros}
-        states = {name: dict(self.optimizer.state[parameter]) for name, parameter in named.items()}
-        return {"model": self.model.state_dict(), "optimizer": states}
+        return checkpoint.training_tensors(self.model, self.optimizer, self.device)
 
     def _save(self) -> None:
         facts = {"identity": self.identity, "starts": self.starts, "last": self.last}

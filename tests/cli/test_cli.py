@@ -207,7 +207,7 @@ def test_plan_says_what_a_run_will_read(
 def test_fit_prints_the_locked_tokenizers(
     recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, "fit", recipe, "--only", "visual") == 0
+    assert run(monkeypatch, "fit", "visual", recipe) == 0
     assert capsys.readouterr().out.startswith("visual: ")
 
 
@@ -216,7 +216,7 @@ def test_fit_prints_the_locked_tokenizers(
     [
         (("build", "none.toml"), 2, "RecipeError: no recipe at none.toml; see recipes/ for examples"),
         (("build", "{recipe}", "train.leraning_rate=1"), 2, "did you mean train.learning_rate?"),
-        (("fit", "{recipe}", "--only", "texts"), 2, "use text, visual or both"),
+        (("fit", "texts", "{recipe}"), 2, "use text, visual or both"),
         (("train", "{recipe}", "--manifest", "none.json"), 1, "none.json"),
         (("verify", "none.json"), 1, "none.json"),
         (("audit", "none.json"), 1, "none.json"),

@@ -87,3 +87,24 @@ def test_the_recipes_of_the_repository_load() -> None:
     assert found
     for file in found:
         assert load_recipe(file).source
+
+
+@pytest.mark.parametrize(
+    ("visual", "said"),
+    [
+        ({"type": "vqkdd"}, r"tokenize\.visual\.type = 'vqkdd': use 'codebook', 'vqkd', 'plugin'"),
+        ({"type": "vqkd", "wieghts": "x"}, r"unknown key tokenize\.visual\.wieghts; did you mean .*visual\.weights"),
+        ({"type": "vqkd", "train": {"widht": 3}}, r"unknown key .*train\.widht; did you mean .*visual\.train\.width"),
+        ({"type": "plugin"}, r"missing key tokenize\.visual\.plugin"),
+        ({"wieghts": "x"}, r"unknown key tokenize\.visual\.wieghts"),
+    ],
+)
+def test_each_type_of_visual_tokenizer_has_its_own_keys(visual: dict[str, object], said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        make_recipe(MINIMAL | {"tokenize": {"visual": visual}})
+
+
+def test_the_default_visual_tokenizer_keeps_the_content_it_always_had() -> None:
+    fields = content_fields(make_recipe(MINIMAL).tokenize.visual)
+    names = ["type", "size", "patch", "codes", "sample_images", "iterations"]
+    assert (list(fields), fields["type"]) == (names, "codebook")

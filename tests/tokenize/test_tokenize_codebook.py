@@ -15,7 +15,7 @@ from safetensors.numpy import load, save
 from threadpoolctl import threadpool_limits
 
 from imglish.errors import TokenizerError
-from imglish.recipe import VisualTokenizerConfig
+from imglish.recipe import CodebookConfig
 from imglish.seeds import stream
 from imglish.tokenize.codebook import Codebook, CodebookFit, _Extractor, _Search, safetensors_facts
 from imglish.tokenize.visual import VisualTokenizer, load_visual
@@ -34,7 +34,7 @@ def noise(count: int, size: int = SIZE) -> NDArray[np.uint8]:
 
 
 def fitted(images: NDArray[np.uint8], codes: int = 32, seed: int = 0, size: int = SIZE, patch: int = PATCH) -> bytes:
-    fit = CodebookFit(VisualTokenizerConfig(size=size, patch=patch, codes=codes, iterations=5), seed)
+    fit = CodebookFit(CodebookConfig(size=size, patch=patch, codes=codes, iterations=5), seed)
     fit.add(images)
     return fit.finish()
 
@@ -108,7 +108,7 @@ def test_patches_are_numbered_row_by_row(tokenizer: Codebook) -> None:
 
 def test_a_fit_repeats_bit_for_bit_in_any_order_and_with_any_threads() -> None:
     images = pictures(30)
-    again = CodebookFit(VisualTokenizerConfig(size=SIZE, patch=PATCH, codes=32, iterations=5), 0)
+    again = CodebookFit(CodebookConfig(size=SIZE, patch=PATCH, codes=32, iterations=5), 0)
     for image in images[::-1]:
         again.add(image[None])
     assert again.finish() == fitted(images)
@@ -136,7 +136,7 @@ def test_white_background_takes_one_code_and_the_others_are_used() -> None:
 
 
 def test_too_few_distinct_patches_say_how_many_codes_are_possible() -> None:
-    fit = CodebookFit(VisualTokenizerConfig(size=SIZE, patch=PATCH, codes=32), 0)
+    fit = CodebookFit(CodebookConfig(size=SIZE, patch=PATCH, codes=32), 0)
     with pytest.raises(TokenizerError, match="only 0 distinct patches"):
         fit.finish()
     fit.add(np.full((5, SIZE, SIZE, 3), 255, np.uint8))
@@ -148,7 +148,7 @@ def test_too_few_distinct_patches_say_how_many_codes_are_possible() -> None:
 
 def test_a_patch_too_large_to_stay_exact_is_refused() -> None:
     with pytest.raises(TokenizerError, match="patch 96 is too large"):
-        CodebookFit(VisualTokenizerConfig(size=192, patch=96), 0)
+        CodebookFit(CodebookConfig(size=192, patch=96), 0)
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from sentencepiece import sentencepiece_model_pb2
 
 from imglish.errors import TokenizerError
+from imglish.model.config import RELEASED_VOCABULARY
 from imglish.recipe import TextTokenizerConfig
-from imglish.tokenize.text import BOS, EOS, PAD, UNKNOWN, TextTokenizer, train_text
+from imglish.tokenize.text import BOS, EOS, PAD, UNKNOWN, TextTokenizer, nfc, train_text
 from tests.tokenize.tokenize_helpers import corpus, sentencepiece_model, text_model
 
 
@@ -44,6 +45,26 @@ def test_a_model_of_64000_pieces_has_its_mask_at_64001() -> None:
     ids = big.encode("filler63669")
     assert ids.max() <= 64_000
     assert big.decode(np.array([64_000])) == proto.pieces[63_999].piece
+
+
+def test_every_id_of_a_64000_piece_model_is_that_of_the_xlm_r_table() -> None:
+    """The table as fairseq has it: four specials, then the pieces after SentencePiece's own three, shifted by one, then
+    `<mask>`. `transformers` 4.57.6 (slow XLMRobertaTokenizer) gave the same ids for such a file, compared by hand."""
+    proto = sentencepiece_model_pb2.ModelProto.FromString(text_model())
+    for number in range(64_000 - len(proto.pieces)):
+        proto.pieces.add(piece=f"filler{number}", score=-100.0)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
+    assert (processor.unk_id(), processor.bos_id(), processor.eos_id(), len(processor)) == (0, 1, 2, 64_000)
+    table = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3}
+    table |= {piece.piece: number for number, piece in enumerate(proto.pieces[3:], 4)}
+    table["<mask>"] = len(table)
+    ours = TextTokenizer(proto.SerializeToString())
+    assert (len(table), table["<mask>"], ours.vocabulary, ours.mask_id) == (64_002, 64_001, 64_002, 64_001)
+    assert RELEASED_VOCABULARY == 64_010, "rows of the released embedding; those from 64,002 are never used"
+    texts = [*corpus(50), "filler7 filler63000", "Ω 😀 unseen", ""]
+    for text, ids in zip(texts, ours.encode_many(texts), strict=True):
+        pieces = processor.encode(nfc(text), out_type=str)
+        assert ids.tolist() == [table["<s>"], *(table.get(piece, table["<unk>"]) for piece in pieces), table["</s>"]]
 
 
 def test_more_pieces_than_u16_ids_are_refused() -> None:
