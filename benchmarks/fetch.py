@@ -133,7 +133,7 @@ def recipe(table: Path, work: Path) -> Recipe:
 
 def download_ours(table: Path, work: Path, store_images: bool) -> dict[str, Any]:
     from imglish.engines.dask import DaskEngine
-    from imglish.ingest.land import land
+    from imglish.ingest.land import land, landing_files
 
     made = recipe(table, work)
     store = Store(made.work)
@@ -143,7 +143,7 @@ def download_ours(table: Path, work: Path, store_images: bool) -> dict[str, Any]
         landed = time.perf_counter() - began
         numbers: dict[str, Any] = {"images": counts_of(receipts)["status/ok"], "land_seconds": landed}
         if store_images:
-            units = [Unit("store", 1, {"file": r.outputs["rows"].path}, [r.outputs["rows"].sha256]) for r in receipts]
+            units = [Unit("store", 1, {"file": file.path}, [file.sha256]) for file in landing_files(receipts)]
             task = StoreTask(store, made.tokenize.stored)
             stored = counts_of(run_map(store, "tables", engine, task, units))
             numbers |= {"stored": stored["images"], "stored_bytes": stored["bytes"]}

@@ -80,7 +80,8 @@ def rows(recipe: Recipe) -> list[dict[str, Any]]:
     store = Store(recipe.work)
     index = json.loads(store.read("landing/index.json"))
     receipts = [f"landing/receipts/land/{unit}.json" for entry in index.values() for unit in entry["units"]]
-    files = [json.loads(store.read(path))["outputs"]["rows"]["path"] for path in receipts]
+    outputs = [output for path in receipts for output in json.loads(store.read(path))["outputs"].values()]
+    files = [output["path"] for output in outputs]
     return [row for path in files for row in store.read_table(path).to_pylist()]
 
 
