@@ -1,6 +1,6 @@
 """Tokenizing beside its physical limits: bare SentencePiece, a bare ViT-B forward, a bare JPEG decode.
 
-    python -m benchmarks.tokenizing prepare WORK --texts "docs/*/help" --photographs photos     lands, decides, fits; once
+    python -m benchmarks.tokenizing prepare WORK --texts "docs/*/help" --photographs photos    once
     python -m benchmarks.tokenizing run WORK --output benchmarks/results                        the numbers, in minutes
 
 Each contender does the same work on the same inputs, in turns, after one warm-up; ratios are of the medians.

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-from imglish.shards.workers import Workers
+from imglish.shards.workers import DEPTH, Workers
 
 T = TypeVar("T")
 
@@ -38,7 +38,8 @@ class Prefetch(Generic[T]):
         self._pending: deque[tuple[int, Future[T]]] = deque()
         self._pool: ThreadPoolExecutor | None = None
         if workers:
-            self._pool = ThreadPoolExecutor(workers, thread_name_prefix="imglish-loader")
+            threads = workers * DEPTH if self.processes is not None else workers
+            self._pool = ThreadPoolExecutor(threads, thread_name_prefix="imglish-loader")
             weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
 
     def get(self, number: int) -> T:

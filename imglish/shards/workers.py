@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import threading
 import traceback
 import weakref
 from collections.abc import Callable, Iterable
@@ -34,6 +35,8 @@ from imglish.shards.buffers import Buffers, Memory, SharedBytes, map_shared, sha
 
 T = TypeVar("T")
 
+DEPTH = 2
+"""Numbers that a process has at once: the next one is there when one is done, whenever the parent gets to run."""
 LARGE = 1 << 20
 """Bytes from which the memory of an array received through the pipe is used again."""
 _END_SECONDS = 10.0
@@ -50,20 +53,41 @@ class _Part(NamedTuple):
 
 
 class _Worker:
-    """The parent's end of one process, with the shared memory that it has seen."""
+    """The parent's end of one process, with the shared memory that it has seen; for DEPTH threads at once."""
 
     def __init__(self, process: SpawnProcess, connection: Connection, buffers: Buffers) -> None:
         self.process, self.connection = process, connection
         self._buffers = buffers
+        self._lock = threading.Lock()
         self._shared: dict[int, Memory] = {}
+        self._given_back: set[int] = set()
+        self._last = threading.Event()
+        self._last.set()
 
     def __call__(self, number: int) -> tuple[bool, Any]:
         """Whether work(number) was done, and its result or what it raised. EOFError or OSError: it is gone."""
-        unused = [serial for serial, memory in self._shared.items() if memory.free]
-        self.connection.send((number, unused))
+        with self._lock:
+            before, self._last = self._last, threading.Event()
+            mine = self._last
+            free = {serial for serial, memory in self._shared.items() if memory.free}
+            unused = sorted(free - self._given_back)  # said once: the process may be using it again by now
+            self._given_back |= free
+            self.connection.send((number, unused))
+        before.wait()  # answers come in the order of requests
+        try:
+            return self._answer()
+        finally:
+            mine.set()
+
+    def _answer(self) -> tuple[bool, Any]:
         head, parts, held = self.connection.recv()
-        self._shared = {serial: memory for serial, memory in self._shared.items() if serial in held}
-        arrays = [self._through_pipe(part.bytes) if part.serial is None else self._in_place(part) for part in parts]
+        with self._lock:
+            self._shared = {serial: memory for serial, memory in self._shared.items() if serial in held}
+            arrays = [
+                self._through_pipe(part.bytes) if part.serial is None else self._in_place(part, part.serial)
+                for part in parts
+            ]
+            self._given_back -= {part.serial for part in parts}
         return pickle.loads(head, buffers=arrays)  # type: ignore[no-any-return]  # noqa: S301  from our own process
 
     def _through_pipe(self, size: int) -> NDArray[np.uint8]:
@@ -76,15 +100,14 @@ class _Worker:
             view = view[count:]
         return array
 
-    def _in_place(self, part: _Part) -> NDArray[np.uint8]:
-        assert part.serial is not None
+    def _in_place(self, part: _Part, serial: int) -> NDArray[np.uint8]:
         if part.size:
             descriptor = recv_handle(self.connection)
             try:
-                self._shared[part.serial] = Memory(map_shared(descriptor, part.size))
+                self._shared[serial] = Memory(map_shared(descriptor, part.size))
             finally:
                 os.close(descriptor)
-        return self._shared[part.serial].bytes[part.start : part.start + part.bytes]
+        return self._shared[serial].bytes[part.start : part.start + part.bytes]
 
 
 class Workers(Generic[T]):
@@ -95,13 +118,16 @@ class Workers(Generic[T]):
         self._idle: SimpleQueue[_Worker] = SimpleQueue()
         context = multiprocessing.get_context("spawn")
         self.processes: list[SpawnProcess] = []
+        workers: list[_Worker] = []
         for _ in range(count):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(work, theirs), daemon=True, name="imglish-loader")
             process.start()
             theirs.close()
             self.processes.append(process)
-            self._idle.put(_Worker(process, ours, buffers))
+            workers.append(_Worker(process, ours, buffers))
+        for worker in workers * DEPTH:
+            self._idle.put(worker)
         self._end = weakref.finalize(self, _end, self.processes)
 
     def __call__(self, number: int) -> T:
@@ -143,15 +169,30 @@ def _serve(work: Callable[[int], Any], connection: Connection) -> None:
     """Answer numbers until the other end is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent says when to end
     sent: weakref.WeakValueDictionary[int, SharedBytes] = weakref.WeakValueDictionary()
+    answers: SimpleQueue[tuple[bool, Any]] = SimpleQueue()
+    threading.Thread(target=_send_all, args=(connection, answers, sent), daemon=True).start()
     try:
         while True:
             number, unused = connection.recv()
             for serial in unused:
                 if serial in sent:
                     sent[serial].lent = False
-            _send(connection, _answer(work, number), sent)
+            answers.put(_answer(work, number))
     except (EOFError, OSError):
         os._exit(0)  # requests that still wait for a server must not hold a process that nobody asks any more
+
+
+def _send_all(
+    connection: Connection,
+    answers: SimpleQueue[tuple[bool, Any]],
+    sent: weakref.WeakValueDictionary[int, SharedBytes],
+) -> None:
+    """Send answers while the next one is in the making."""
+    try:
+        while True:
+            _send(connection, answers.get(), sent)
+    except OSError:
+        os._exit(0)
 
 
 def _answer(work: Callable[[int], Any], number: int) -> tuple[bool, Any]:
