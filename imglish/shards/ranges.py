@@ -29,7 +29,7 @@ from imglish.seeds import draw, stream, uniform
 
 SLOWEST = 1 << 20
 """Bytes a second that a long range may take at worst before it counts as late (ours)."""
-LOCAL_PIECE = 1 << 20
+LOCAL_PIECE = 1 << 24
 """Bytes of a local file that are read at once when it is read whole."""
 REMOTE_PIECE = 16 << 20
 """Bytes of one request when a remote file is read whole."""
@@ -95,7 +95,7 @@ def read_range(url: str, start: int, length: int, retry: Retry = RETRY) -> bytes
 def read_pieces(url: str, into: memoryview, retry: Retry = RETRY) -> Iterator[memoryview]:
     """Fill `into` from the start of a file, piece by piece; each is given when it has come. ShardError as above.
 
-    A local piece is small enough to be looked at while it is in a core's cache, a remote one is a request.
+    A remote piece is one request. A local one is as long, so that threads seldom wait for the interpreter's lock.
     """
     step = LOCAL_PIECE if is_local(url) else REMOTE_PIECE
     for start in range(0, len(into), step):
