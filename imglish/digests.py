@@ -25,6 +25,16 @@ import rfc8785
 from numpy.typing import NDArray
 
 
+def record_key(text: str) -> str:
+    """A record id as people write it, in lower case; ValueError when it is none."""
+    try:
+        if len(bytes.fromhex(text)) == 16:
+            return text.lower()
+    except ValueError:
+        pass
+    raise ValueError(f"{text!r} is no record id: 32 hex digits, as in the member names of a shard")
+
+
 def record_id(content: str, payload: bytes) -> bytes:
     """16-byte id of a payload; `content` is "image" (pairs too) or "text"."""
     if content not in ("image", "text"):

@@ -22,6 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from imglish.digests import record_key
 from imglish.errors import RecipeError
 from imglish.ingest.forgotten import DETAIL, STATUS, Forgotten, pattern_regex, url_digest
 from imglish.ingest.land import INDEX, STAGE
@@ -141,8 +142,6 @@ def _counts(store: Store, outputs: Iterable[Output]) -> dict[str, int]:
 
 def _record_key(key: str) -> str:
     try:
-        if len(bytes.fromhex(key)) == 16:
-            return key.lower()
-    except ValueError:
-        pass
-    raise RecipeError(f"--key {key!r} is no record id: 32 hex digits, as in the member names of a shard")
+        return record_key(key)
+    except ValueError as error:
+        raise RecipeError(f"--key {error}") from None

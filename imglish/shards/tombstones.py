@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from imglish.digests import record_key
 from imglish.records import KINDS, Kind
 from imglish.shards import format as fmt
 from imglish.shards.manifest import Manifest, Shard, Slab, Tombstone, parse_manifest, reissue, shard_entry
@@ -63,7 +64,7 @@ def tombstone(
     nothing is found, nothing is written and the manifest is the old one. Raises ManifestError and ShardError when the
     corpus is damaged, ValueError when a key is no record id, StorageError when the disk is full.
     """
-    wanted = {_record_key(key) for key in keys}
+    wanted = {record_key(key) for key in keys}
     path = str(manifest_path)
     store, name = Store(path.rpartition("/")[0] or "."), path.rpartition("/")[2]
     manifest = parse_manifest(store.read(name), path)
@@ -183,15 +184,6 @@ def _blank(blocks: U16, documents: Mapping[str, Any]) -> np.ndarray[Any, np.dtyp
         start = members[0]["start"]
         flat[start : start + members[0]["length"]] = fmt.PAD
     return np.asarray(np.all(blocks == fmt.PAD, axis=1), dtype=np.bool_)
-
-
-def _record_key(key: str) -> str:
-    try:
-        if len(bytes.fromhex(key)) == 16:
-            return key.lower()
-    except ValueError:
-        pass
-    raise ValueError(f"{key!r} is no record id: 32 hex digits, as in the member names of a shard")
 
 
 def _files(manifest: Manifest) -> set[str]:
