@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
+from imglish.ingest.forgotten import PATH as FORGOTTEN
 from imglish.ingest.land import INDEX
 from imglish.pipeline import MANIFEST, NoEngine, PendingError, Pipeline, exclusive, read_lock
 from imglish.recipe import Recipe
@@ -50,7 +51,7 @@ def _is_temporary(path: str) -> bool:
 
 
 def _live(store: Store, read: set[str]) -> set[str]:
-    live = {INDEX, *_manifest_files(store), *(str(entry["path"]) for entry in read_lock(store).values())}
+    live = {INDEX, FORGOTTEN, *_manifest_files(store), *(str(entry["path"]) for entry in read_lock(store).values())}
     for path in read:
         if _is_receipt(path):
             outputs = Receipt.from_json(store.read(path)).outputs.values()
