@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 from imglish.errors import ShardError
@@ -73,10 +72,7 @@ class Files:
 
     @contextmanager
     def opened(self, file: File) -> Iterator[Read]:
-        """`read` of one file for many ranges; a local one is opened once."""
-        if not self.local:
-            yield partial(self.read, file)
-            return
+        """`read` of one local file for many ranges, opened once."""
         with open_local(self.url(file)) as local:
 
             def read(start: int, end: int, *, fresh: bool = False, keep: bool = False) -> bytes:

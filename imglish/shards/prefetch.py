@@ -4,9 +4,9 @@
     ahead.get(7)        # work(7); 8, 9, ... are being worked on
     ahead.close()
 
-Whole numbers go to workers, so how many there are cannot change a result. With processes, each thread waits for one of
-them (`imglish.shards.workers`). An error of `work(n)` is raised by
-`get(n)`, as it is, and n may be asked for again. Asking for another number than the next one starts over there.
+Whole numbers go to workers, so how many there are cannot change a result. With processes, threads wait for them, as
+many as they have numbers at once (`imglish.shards.workers`). An error of `work(n)` is raised by `get(n)`, as it is, and
+n may be asked for again. Asking for another number than the next one starts over there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from imglish.shards.workers import DEPTH, Workers
 T = TypeVar("T")
 
 AHEAD = 2
-"""Results per thread that are ready or in the making: one to hand over while the next is made."""
+"""Results per worker that are ready or in the making: one to hand over while the next is made."""
 
 
 class Prefetch(Generic[T]):
