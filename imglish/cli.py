@@ -350,11 +350,8 @@ def forget(
 ) -> None:
     """Remove samples from a corpus and its landing for good: nothing is renumbered, no build brings them back."""
     from imglish.forget import forget as remove
-    from imglish.pipeline import exclusive
-    from imglish.shards.ranges import parent
-    from imglish.storage import Store
 
-    with reporter() as report, exclusive(Store(parent(manifest))):
+    with reporter() as report:
         found = remove(manifest, key or (), url or (), dry_run, report.progress)
     typer.echo(f"{len(found.keys)} records, {found.occurrences} rows of landing{' would go' if dry_run else ''}")
     if found.removal is not None:

@@ -27,7 +27,10 @@ from imglish.errors import RecipeError
 from imglish.ingest.forgotten import DETAIL, STATUS, Forgotten, pattern_regex, url_digest
 from imglish.ingest.land import INDEX, STAGE
 from imglish.ingest.landing import FOLDER, put_landing
+from imglish.pipeline import exclusive
 from imglish.records import LANDING, table
+from imglish.shards.manifest import load_manifest
+from imglish.shards.ranges import parent
 from imglish.shards.tombstones import Removal, tombstone
 from imglish.stages import Commit, Progress, Receipt, find_receipt
 from imglish.storage import Output, Store
@@ -53,13 +56,27 @@ def forget(
 ) -> Forgot:
     """Forget record ids (hex) and URL patterns; the landing beside the manifest is searched when there is one.
 
-    RecipeError when neither is given or a key is no record id; ManifestError and ShardError as for `tombstone`.
+    RecipeError when neither is given or a key is no record id; ManifestError and ShardError as for `tombstone`;
+    StorageError when another command holds the folder.
     """
     if not keys and not urls:
         raise RecipeError("nothing to forget; give --key or --url")
     wanted = frozenset(_record_key(key) for key in keys)
-    store = Store(str(manifest_path).rpartition("/")[0] or ".")
-    asked = Forgotten(wanted, frozenset(), tuple(urls))
+    load_manifest(manifest_path)  # before anything is changed: a wrong path must not cost a row of landing
+    store = Store(parent(manifest_path))
+    with exclusive(store):
+        return _forget(store, manifest_path, wanted, tuple(urls), dry_run, progress)
+
+
+def _forget(
+    store: Store,
+    manifest_path: str,
+    wanted: frozenset[str],
+    urls: tuple[str, ...],
+    dry_run: bool,
+    progress: Progress | None,
+) -> Forgot:
+    asked = Forgotten(wanted, frozenset(), urls)
     landed = list(_landed(store))
     every = wanted | {row["record_id"].hex() for row in _rows(store, landed, asked) if row["record_id"] is not None}
     asked = asked.joined(every, (), ())
@@ -74,7 +91,7 @@ def forget(
     where = None
     if urls:
         where = pc.match_substring_regex(pc.field("url"), "|".join(pattern_regex(pattern) for pattern in urls))
-    return Forgot(every, len(seen), tombstone(str(manifest_path), every, where, progress=progress))
+    return Forgot(every, len(seen), tombstone(manifest_path, every, where, progress=progress))
 
 
 def _landed(store: Store) -> Iterator[Receipt]:

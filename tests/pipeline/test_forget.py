@@ -12,7 +12,7 @@ import pytest
 
 from imglish.digests import record_id
 from imglish.engines.dask import DaskEngine
-from imglish.errors import RecipeError
+from imglish.errors import ManifestError, RecipeError
 from imglish.forget import forget
 from imglish.gc import collect
 from imglish.ingest.forgotten import PATH as FORGOTTEN
@@ -136,3 +136,13 @@ def test_what_is_no_key_and_nothing_at_all_are_refused(copied: Recipe) -> None:
     with pytest.raises(RecipeError, match="nothing to forget"):
         forget(manifest(copied))
     assert forget(manifest(copied), urls=["http://nobody.example/*"]).occurrences == 0
+
+
+def test_a_wrong_manifest_costs_nothing(copied: Recipe) -> None:
+    before = {path: path.read_bytes() for path in Path(copied.work, "landing").rglob("*") if path.is_file()}
+    with pytest.raises(ManifestError, match="manifst.json"):
+        forget(manifest(copied).replace("manifest.json", "manifst.json"), urls=["*"])
+    assert before == {path: path.read_bytes() for path in Path(copied.work, "landing").rglob("*") if path.is_file()}
+    with pytest.raises(ManifestError, match="manifest.json"):
+        forget(str(Path(copied.work, "nowhere", "manifest.json")), urls=["*"])
+    assert not Path(copied.work, "nowhere").exists()
