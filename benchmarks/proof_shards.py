@@ -32,7 +32,7 @@ from imglish.shards.manifest import Manifest, build_manifest, load_manifest
 from imglish.shards.metadata import Metadata, metadata_digest
 from imglish.shards.samples import ImageSample, PairSample
 from imglish.shards.tombstones import tombstone
-from imglish.shards.verify import WholeFiles, shard_faults
+from imglish.shards.verify import Files, shard_faults
 from imglish.shards.writer import ShardFacts, write_shard
 from imglish.stages import Receipt
 from imglish.storage import Store
@@ -53,7 +53,7 @@ def sweep(folder: Path, step: int = 1) -> dict[str, Any]:
     """`byte_sweep` of every `step`-th byte, in a folder of one's own."""
     manifest = small_corpus(folder)
     shard = manifest.shards[0]
-    assert shard_faults(WholeFiles(str(folder)), 0, shard, manifest) == []
+    assert shard_faults(Files(str(folder)), 0, shard, manifest) == []
     corpus = open_corpus(str(folder / "manifest.json"))
     truth = _read_all(corpus)
     owners = dict(_owners(folder, manifest))
@@ -64,7 +64,7 @@ def sweep(folder: Path, step: int = 1) -> dict[str, Any]:
             with _Flipped(file, place):
                 _judge_verify(folder, manifest, owners[place], numbers)
                 _judge_reader(corpus, owners[place], truth, numbers)
-    assert shard_faults(WholeFiles(str(folder)), 0, shard, manifest) == []
+    assert shard_faults(Files(str(folder)), 0, shard, manifest) == []
     seconds = round(time.perf_counter() - began, 1)
     return {"shard_bytes": shard.bytes, "flipped": len(range(0, shard.bytes, step)), **numbers, "seconds": seconds}
 
@@ -86,7 +86,7 @@ class _Flipped:
 def _judge_verify(
     folder: Path, manifest: Manifest, owner: tuple[Kind | None, int, Place], numbers: Counter[str]
 ) -> None:
-    faults = shard_faults(WholeFiles(str(folder)), 0, manifest.shards[0], manifest)
+    faults = shard_faults(Files(str(folder)), 0, manifest.shards[0], manifest)
     assert faults, f"a byte of {owner} was flipped and verify saw nothing"
     sample, field = owner[2]
     named = [fault for fault in faults if fault.sample == sample]

@@ -3,15 +3,17 @@
     wrong_pieces(data, starts, sizes, sums)         numbers of the pieces whose checksum is another
     joined(sums, 1024)                              checksums of rows of equal pieces laid end to end
     joined_members(heads, sums, sizes)              checksums of tar members laid end to end, from those of their parts
+    joined_runs(sums, sizes)                        the checksum of everything, from those of samples
 
 A checksum of AB is M(checksum of A) xor checksum of B, where M, linear over bits, appends as many zero bytes as B has
-(zlib's crc32_combine). So a text member of 256 blocks is checked by one pass over it and eight steps over the checksums
-of its blocks, and a pair of five members by one pass over all its headers, payloads and padding; only where the two
+(zlib's crc32_combine). So a section of a shard is checked by one pass over all its headers, payloads and padding
+(`RunningSums`, while the file is read) and some steps over the checksums of its fields or blocks; only where the two
 differ each part is looked at.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -24,7 +26,7 @@ Data = bytes | memoryview
 RECORD = 512
 """Bytes of a tar's record."""
 _ONES = 0xFFFFFFFF
-_MOST_RECORDS = 255
+_BASE = 256
 
 
 def wrong_pieces(data: Data, starts: I64, sizes: I64, sums: U32) -> I64:
@@ -34,18 +36,29 @@ def wrong_pieces(data: Data, starts: I64, sizes: I64, sums: U32) -> I64:
     return np.flatnonzero(found != sums)
 
 
-def wrong_blocks(data: Data, starts: I64, size: int, per_run: int, sums: U32) -> I64:
-    """The same for blocks of one size that lie end to end in runs of `per_run`, the last run perhaps shorter."""
-    runs = -(-len(starts) // per_run)
-    padded = np.zeros((runs * per_run,), dtype=np.uint32)
-    last = len(starts) - (runs - 1) * per_run
+class RunningSums:
+    """CRC-32C of byte ranges [start, end) of a file that comes piece by piece, each still in a core's cache."""
+
+    def __init__(self, ranges: Sequence[tuple[int, int]]) -> None:
+        self.sums = [0] * len(ranges)
+        self._ranges, self._place = ranges, 0
+
+    def update(self, piece: Data) -> None:
+        """Take the next piece of the file."""
+        for number, (start, end) in enumerate(self._ranges):
+            part = piece[max(0, start - self._place) : max(0, end - self._place)]
+            self.sums[number] = crc32c(part, self.sums[number])
+        self._place += len(piece)
+
+
+def joined_blocks(sums: U32, size: int, per_run: int) -> U32:
+    """Checksums u32 [runs] of runs of `per_run` blocks of `size` bytes, the last perhaps shorter, from u32 [n]."""
+    runs = -(-len(sums) // per_run)
+    last = len(sums) - (runs - 1) * per_run
+    padded = np.zeros(runs * per_run, dtype=np.uint32)
     padded[: (runs - 1) * per_run] = sums[: (runs - 1) * per_run]
     padded[len(padded) - last :] = sums[len(sums) - last :]  # in front of a run, zero is the checksum of nothing
-    sizes = np.minimum(per_run, len(starts) - np.arange(runs) * per_run) * size
-    suspects = wrong_pieces(data, starts[::per_run], sizes, joined(padded.reshape(runs, per_run), size))
-    places = (suspects[:, None] * per_run + np.arange(per_run)).reshape(-1)
-    places = places[places < len(starts)]
-    return places[wrong_pieces(data, starts[places], np.full(len(places), size), sums[places])]
+    return joined(padded.reshape(runs, per_run), size)
 
 
 def joined(sums: U32, size: int) -> U32:
@@ -69,13 +82,16 @@ def joined_members(heads: U32, sums: U32, sizes: I64) -> U32:
     found = np.zeros(len(sums), dtype=np.uint32)
     padding = -sizes % RECORD
     for member in range(sums.shape[1]):
-        found = _moved(_by_records()[1], found) ^ heads[:, member]
-        records = (sizes[:, member] + padding[:, member]) // RECORD
-        while records.any():
-            step = np.minimum(records, _MOST_RECORDS)
-            found, records = _moved_each(_by_records(), step, found), records - step
+        found = _moved(_by_records(0)[1], found) ^ heads[:, member]
+        found = _moved_by(found, (sizes[:, member] + padding[:, member]) // RECORD)
         found = found ^ _moved_each(_by_bytes(), padding[:, member], sums[:, member]) ^ _zero_sums()[padding[:, member]]
     return found
+
+
+def joined_runs(sums: U32, sizes: I64) -> int:
+    """The checksum of n pieces laid end to end, from their own, u32 [n]; `sizes` int64 [n] are whole records."""
+    moved = _moved_by(sums, (sizes.sum() - np.cumsum(sizes)) // RECORD)
+    return int(np.bitwise_xor.reduce(moved, initial=0))
 
 
 def change_sums(parts: NDArray[np.uint8], places: I64, template: bytes) -> U32:
@@ -104,6 +120,14 @@ def _moved_each(tables: U32, which: I64, sums: U32) -> U32:
     return np.asarray(found, dtype=np.uint32)
 
 
+def _moved_by(sums: U32, records: I64) -> U32:
+    """What so many records of zeros behind make of each checksum, digit by digit to the base 256."""
+    level = 0
+    while records.any():
+        sums, records, level = _moved_each(_by_records(level), records % _BASE, sums), records // _BASE, level + 1
+    return sums
+
+
 @cache
 def _by_bytes() -> U32:
     """Tables of 0 to 511 zero bytes, u32 [512, 4, 256]: 2 MB."""
@@ -111,9 +135,12 @@ def _by_bytes() -> U32:
 
 
 @cache
-def _by_records() -> U32:
-    """Tables of 0 to 255 records of zeros, u32 [256, 4, 256]: 1 MB."""
-    return _powers(_zeros_behind(RECORD), _MOST_RECORDS + 1)
+def _by_records(level: int) -> U32:
+    """Tables of 0 to 255 times 256 ** level records of zeros, u32 [256, 4, 256]: 1 MB."""
+    if level == 0:
+        return _powers(_zeros_behind(RECORD), _BASE)
+    below = _by_records(level - 1)
+    return _powers(_moved(below[1], below[-1]), _BASE)
 
 
 def _powers(once: U32, count: int) -> U32:

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 from crc32c import crc32c as _crc32c
@@ -112,19 +113,50 @@ def header_numbers(letters: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDAr
 
 
 def header_sums(kind: Kind, rows: Rows, sizes: NDArray[np.int64]) -> NDArray[np.uint32]:
-    """CRC-32C u32 [n, fields] of the headers of pairs or images, from keys and sizes int64 [n, fields]."""
-    start = PREFIX[kind].encode("ascii")
-    keys = hex_keys(rows).view(np.uint8).reshape(len(rows), 32)
-    letters = np.concatenate([np.broadcast_to(np.frombuffer(start, np.uint8), (len(rows), len(start))), keys], axis=1)
-    ends = [f".{field}".encode("ascii") for field in FIELDS[kind]]
-    width = max(map(len, ends))
-    tails = np.frombuffer(b"".join(end.ljust(width, b"\0") for end in ends), np.uint8).reshape(-1, width)
-    counted = letters.sum(axis=1, dtype=np.int64)[:, None] + tails.sum(axis=1, dtype=np.int64)
-    numbers = header_numbers(counted.reshape(-1), sizes.reshape(-1)).reshape(len(rows), len(ends), len(NUMBERS))
-    place = letters.shape[1]
-    of_key = change_sums(letters, np.arange(place), TEMPLATE)[:, None]
-    of_field = change_sums(tails, np.arange(place, place + width), TEMPLATE)
-    return np.uint32(checksum(TEMPLATE)) ^ of_key ^ of_field ^ change_sums(numbers, NUMBERS, TEMPLATE)
+    """CRC-32C u32 [n, fields] of the headers of pairs or images, from keys and sizes int64 [n, fields].
+
+    A header is TEMPLATE with some bytes changed, and changes at different places are joined by xor (`change_sums`): so
+    every byte of a key and every few digits of a number take one look into a table.
+    """
+    start, fields = PREFIX[kind].encode("ascii"), FIELDS[kind]
+    keys = np.ascontiguousarray(rows["key"]).view(np.uint8).reshape(-1, 16)
+    of_keys, letters = np.zeros(len(rows), dtype=np.uint32), _HEX_LETTERS[keys].sum(axis=1)
+    for byte in range(16):
+        of_keys ^= _hex_changes(len(start) + 2 * byte)[keys[:, byte]]
+    ends = [f".{field}".encode("ascii") for field in fields]
+    of_names = [_name_change(start, 0) ^ _name_change(end, len(start) + 32) for end in ends]
+    counted = letters[:, None] + np.array([_FIXED_SUM + sum(start) + sum(end) for end in ends])
+    counted += sum(_DIGIT_LETTERS[sizes >> shift & 0o7777] for shift in (24, 12, 0)) - ord("0")  # a size has 11 digits
+    numbers = _number_changes(sizes, _SIZE_DIGITS) ^ _number_changes(counted, _SUM_DIGITS)
+    return np.uint32(checksum(TEMPLATE)) ^ of_keys[:, None] ^ np.array(of_names, dtype=np.uint32) ^ numbers
+
+
+_SIZE_DIGITS = ((24, 3, 124), (12, 4, 127), (0, 4, 131))
+_SUM_DIGITS = ((12, 2, 148), (0, 4, 150))
+"""Octal digits taken at once: by how many bits they are shifted, how many they are, and the place of the first."""
+
+
+def _number_changes(values: NDArray[np.int64], digits: Sequence[tuple[int, int, int]]) -> NDArray[np.uint32]:
+    changes = [_digit_changes(count, place)[values >> shift & 8**count - 1] for shift, count, place in digits]
+    return np.asarray(np.bitwise_xor.reduce(changes))
+
+
+@cache
+def _digit_changes(count: int, place: int) -> NDArray[np.uint32]:
+    """What `count` digits do to a header's checksum, by their value."""
+    digits = _OCTAL.view(np.uint8).reshape(-1, 4)[: 8**count, 4 - count :]
+    return change_sums(digits, place + np.arange(count), TEMPLATE)
+
+
+@cache
+def _hex_changes(place: int) -> NDArray[np.uint32]:
+    """What the two letters of a byte do, by the byte."""
+    return change_sums(_HEX.view(np.uint8).reshape(-1, 2), place + np.arange(2), TEMPLATE)
+
+
+@cache
+def _name_change(part: bytes, place: int) -> int:
+    return int(change_sums(np.frombuffer(part, np.uint8), place + np.arange(len(part)), TEMPLATE))
 
 
 def _octal(values: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -134,6 +166,7 @@ def _octal(values: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 
 _OCTAL = np.array([f"{number:04o}" for number in range(0o10000)], dtype="S4")
+_DIGIT_LETTERS = _OCTAL.view(np.uint8).reshape(-1, 4).sum(axis=1, dtype=np.int64)
 
 
 def hex_keys(rows: Rows) -> NDArray[np.bytes_]:
@@ -156,6 +189,7 @@ def member_names(kind: Kind, keys: NDArray[np.bytes_]) -> NDArray[np.bytes_]:
 
 
 _HEX = np.array([f"{byte:02x}" for byte in range(256)], dtype="S2")
+_HEX_LETTERS = _HEX.view(np.uint8).reshape(-1, 2).sum(axis=1, dtype=np.int64)
 
 
 def padding(size: int) -> int:

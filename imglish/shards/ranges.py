@@ -16,7 +16,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,10 @@ from imglish.seeds import draw, stream, uniform
 
 SLOWEST = 1 << 20
 """Bytes a second that a long range may take at worst before it counts as late (ours)."""
-LOCAL_PIECE = 1 << 24
-"""Bytes of a local file that are read at once when it is read whole."""
+LOCAL_PIECE = 1 << 20
+"""Bytes of a local file that are read at once from start to end: a piece stays in a core's cache."""
 REMOTE_PIECE = 16 << 20
-"""Bytes of one request when a remote file is read whole."""
+"""Bytes of one request when a remote file is read from start to end."""
 _STATUS_OF_A_RANGE_BEHIND_THE_END = 416  # RFC 9110, section 15.5.17
 _PASSING_STATUS = (408, 425, 429)  # RFC 9110 and 8470; every other 4xx stays what it is
 
@@ -92,29 +92,49 @@ def read_range(url: str, start: int, length: int, retry: Retry = RETRY) -> bytes
     return _whole(url, start, length, data)
 
 
-def read_pieces(url: str, into: memoryview, retry: Retry = RETRY) -> Iterator[memoryview]:
-    """Fill `into` from the start of a file, piece by piece; each is given when it has come. ShardError as above.
+def read_pieces(url: str, size: int, room: memoryview, retry: Retry = RETRY) -> Iterator[memoryview]:
+    """The first `size` bytes of a file, piece by piece, each in the part of `room` behind the one before it.
 
-    A remote piece is one request. A local one is as long, so that threads seldom wait for the interpreter's lock.
+    A shorter room, of whole pieces, is filled again from its start: a piece is valid until then. A remote piece is one
+    request. ShardError as above.
     """
-    step = LOCAL_PIECE if is_local(url) else REMOTE_PIECE
-    for start in range(0, len(into), step):
-        piece = into[start : start + step]
-        if is_local(url):
-            _read_into(url, start, piece)
-        else:
-            piece[:] = read_range(url, start, len(piece), retry)
-        yield piece
+    step = piece_bytes(url)
+    with _local_reader(url) if is_local(url) else nullcontext() as read:
+        for start in range(0, size, step):
+            at = start if len(room) >= size else start % len(room)
+            piece = room[at : at + min(step, size - start)]
+            if read is not None:
+                read(start, piece)
+            else:
+                piece[:] = read_range(url, start, len(piece), retry)
+            yield piece
 
 
-def _read_into(url: str, start: int, piece: memoryview) -> None:
+def piece_bytes(url: str) -> int:
+    """Bytes that are read at once when a file is read from start to end."""
+    return LOCAL_PIECE if is_local(url) else REMOTE_PIECE
+
+
+@contextmanager
+def _local_reader(url: str) -> Iterator[Callable[[int, memoryview], None]]:
+    """Fills memory from a place of one local file, opened once."""
     try:
-        with open(local_path(url), "rb", buffering=0) as file:
-            came = os.preadv(file.fileno(), [piece], start)
+        descriptor = os.open(local_path(url), os.O_RDONLY)
     except OSError as error:
-        raise _unreadable(url, start, len(piece), error) from error
-    if came != len(piece):
-        raise ShardError(f"{url}: {len(piece)} bytes wanted from {start}, but {came} came; the file is truncated")
+        raise _unreadable(url, 0, 0, error) from error
+
+    def read(start: int, piece: memoryview) -> None:
+        try:
+            came = os.preadv(descriptor, [piece], start)
+        except OSError as error:
+            raise _unreadable(url, start, len(piece), error) from error
+        if came != len(piece):
+            raise ShardError(f"{url}: {len(piece)} bytes wanted from {start}, but {came} came; the file is truncated")
+
+    try:
+        yield read
+    finally:
+        os.close(descriptor)
 
 
 def other_size(url: str, expected: int) -> str | None:

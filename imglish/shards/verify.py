@@ -30,8 +30,9 @@ from imglish.shards.manifest import FileRef, Manifest, Shard, Slab, load_manifes
 from imglish.shards.manifest_check import tokenizers_by_digest
 from imglish.shards.manifest_model import PartRef
 from imglish.shards.metadata import METADATA, metadata_digest
-from imglish.shards.ranges import is_local, join, local_path, parent, read_pieces, read_range
+from imglish.shards.ranges import is_local, join, local_path, parent, piece_bytes, read_pieces, read_range
 from imglish.shards.slabs import bad_rows
+from imglish.shards.verify_pass import FileBytes, Passed, pass_over
 from imglish.shards.verify_shard import check_shard
 from imglish.stages import Progress
 from imglish.storage import Store
@@ -52,29 +53,38 @@ class Fault:
         return ": ".join(part for part in (self.shard, self.sample, self.field, self.problem) if part)
 
 
-class WholeFiles(threading.local):
-    """Files read whole, one after another, into memory of each thread: fresh pages cost as much as reading does."""
+class Files(threading.local):
+    """Reads files into memory that each thread uses again: fresh pages cost as much as hashing what is read."""
 
     def __init__(self, base: str) -> None:
         self.base = base
         self._room = np.empty(0, dtype=np.uint8)
 
-    def read(self, file: FileRef) -> tuple[memoryview | None, list[Fault]]:
+    def whole(self, file: FileRef) -> tuple[memoryview | None, list[Fault]]:
         """A file and what its SHA-256 says; None when it has not its full length. Valid until the next read."""
         data, sha256 = self._memory(file.bytes), hashlib.sha256()
         try:
-            for piece in read_pieces(join(self.base, file.path), data):
+            for piece in read_pieces(join(self.base, file.path), file.bytes, data):
                 sha256.update(piece)
         except ShardError as error:
             return None, [Fault(file.path, None, None, str(error))]
-        found, said = sha256.hexdigest(), file.sha256
-        wrong = Fault(file.path, None, None, f"sha256 {found[:16]}... but the manifest says {said[:16]}...")
-        return data, [] if found == said else [wrong]
+        return data, _digest_faults(file, sha256.hexdigest())
+
+    def shard(self, shard: Shard) -> tuple[FileBytes, Passed]:
+        """A shard's bytes, not read yet, and what one pass over them found. ShardError when they cannot be read."""
+        url = join(self.base, shard.path)
+        data = FileBytes(url, shard.bytes)
+        return data, pass_over(read_pieces(url, shard.bytes, self._memory(piece_bytes(url))), data, shard)
 
     def _memory(self, size: int) -> memoryview:
         if size > len(self._room):
-            self._room = np.empty(size, dtype=np.uint8)  # numpy asks for huge pages
+            self._room = np.empty(size, dtype=np.uint8)
         return memoryview(self._room.data)[:size]
+
+
+def _digest_faults(file: FileRef, found: str) -> list[Fault]:
+    wrong = f"sha256 {found[:16]}... but the manifest says {file.sha256[:16]}..."
+    return [] if found == file.sha256 else [Fault(file.path, None, None, wrong)]
 
 
 def verify(manifest_path: str, workers: int = 2, progress: Progress | None = None) -> list[Fault]:
@@ -84,7 +94,7 @@ def verify(manifest_path: str, workers: int = 2, progress: Progress | None = Non
     """
     path = str(manifest_path)
     manifest, base = load_manifest(path), parent(path)
-    files = WholeFiles(base)
+    files = Files(base)
     checks: list[Callable[[], list[Fault]]] = []
     for ordinal, shard in enumerate(manifest.shards):
         checks.append(partial(shard_faults, files, ordinal, shard, manifest))
@@ -101,19 +111,22 @@ def verify(manifest_path: str, workers: int = 2, progress: Progress | None = Non
     return faults + list(_extra(manifest, base))
 
 
-def shard_faults(files: WholeFiles, ordinal: int, shard: Shard, manifest: Manifest) -> list[Fault]:
-    data, faults = files.read(shard)
-    if data is None:
-        return faults
+def shard_faults(files: Files, ordinal: int, shard: Shard, manifest: Manifest) -> list[Fault]:
+    """What is wrong in shard number `ordinal`, as far down as possible."""
     tokenizer = tokenizers_by_digest(manifest)[shard.tokenizer or manifest.tokenizers.visual.digest]
     codes = tokenizer.grid[0] * tokenizer.grid[1]
     tombstones = [(stone["kind"], stone["row"]) for stone in manifest.tombstones if stone["shard"] == ordinal]
-    return [Fault(shard.path, *place) for place in check_shard(data, ordinal, shard, codes, tombstones)] or faults
+    try:
+        data, passed = files.shard(shard)
+        places = list(check_shard(data, ordinal, shard, codes, tombstones, passed))
+    except ShardError as error:
+        return [Fault(shard.path, None, None, str(error))]
+    return [Fault(shard.path, *place) for place in places] or _digest_faults(shard, passed.sha256)
 
 
-def slab_faults(files: WholeFiles, slab: Slab, manifest: Manifest) -> list[Fault]:
+def slab_faults(files: Files, slab: Slab, manifest: Manifest) -> list[Fault]:
     """Rows whose checksum does not match, and codes of removed samples that are still there."""
-    data, faults = files.read(FileRef(path=slab["path"], sha256=slab["sha256"], bytes=slab["bytes"]))
+    data, faults = files.whole(FileRef(path=slab["path"], sha256=slab["sha256"], bytes=slab["bytes"]))
     if data is None:
         return faults
     shard, kind = manifest.shards[slab["shard"]], slab["kind"]
@@ -150,12 +163,12 @@ def _part_faults(base: str, part: PartRef) -> list[Fault]:
     return [Fault(part.path, None, None, f"digest {found[:16]}... but it was merged as {part.digest[:16]}...")]
 
 
-def _metadata_faults(files: WholeFiles, shard: Shard) -> list[Fault]:
-    data, faults = files.read(shard.metadata)
+def _metadata_faults(files: Files, shard: Shard) -> list[Fault]:
+    data, faults = files.whole(shard.metadata)
     if data is None or faults:
         return faults
     try:
-        table = pq.read_table(pa.BufferReader(data), schema=METADATA)
+        table = pq.read_table(pa.BufferReader(data), schema=METADATA, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         return [Fault(shard.metadata.path, None, None, f"not a metadata table: {error}")]
     if metadata_digest(table) != shard.metadata.digest:
@@ -163,8 +176,8 @@ def _metadata_faults(files: WholeFiles, shard: Shard) -> list[Fault]:
     return []
 
 
-def _file_faults(files: WholeFiles, file: FileRef) -> list[Fault]:
-    return files.read(file)[1]
+def _file_faults(files: Files, file: FileRef) -> list[Fault]:
+    return files.whole(file)[1]
 
 
 def _extra(manifest: Manifest, base: str) -> Iterator[Fault]:

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from imglish.records import KINDS, Kind
 from imglish.shards import format as fmt
-from imglish.shards.checksums import Data, joined_members, wrong_blocks, wrong_pieces
+from imglish.shards.checksums import Data, joined_blocks, joined_members, joined_runs, wrong_pieces
 from imglish.shards.index_repair import repeated, rows_by_headers
 from imglish.shards.manifest import Section, Shard
 from imglish.shards.verify_members import I64, member_faults, member_places
+from imglish.shards.verify_pass import FileBytes, Passed, pass_over
 
 Place = tuple[str | None, str | None, str]
 """Sample, field, problem."""
@@ -26,14 +27,20 @@ _PADS = fmt.encode_u16(np.full(fmt.BLOCK_IDS, fmt.PAD, dtype=np.uint16))
 
 
 def check_shard(
-    data: Data, ordinal: int, shard: Shard, codes: int, tombstones: Collection[tuple[Kind, int]] = ()
+    data: Data | FileBytes,
+    ordinal: int,
+    shard: Shard,
+    codes: int,
+    tombstones: Collection[tuple[Kind, int]] = (),
+    passed: Passed | None = None,
 ) -> Iterator[Place]:
     """Faults in a shard's bytes: sample, field, problem.
 
-    `codes` is N of the tokenizer whose codes are in the tar; `tombstones` are the (kind, row) that the manifest lists.
+    `codes` is N of the tokenizer whose codes are in the tar; `tombstones` are the (kind, row) that the manifest lists;
+    `passed` is what a pass over the bytes found; it is made here when it is not given.
     """
-    if list(_bad_ranges(data, shard)):
-        yield from _bad_ranges(data, shard)
+    if bad := list(_bad_ranges(data, shard)):
+        yield from bad
         return
     rows: dict[Kind, fmt.Rows] = {}
     damaged = False
@@ -43,17 +50,22 @@ def check_shard(
         rows[kind] = fmt.decode_rows(kind, raw)
         if fmt.checksum(raw) != section.index_crc32c:
             damaged = True
-            made = rows_by_headers(data, kind, section.offset, section.offset + section.bytes)
+            made = rows_by_headers(_whole(data), kind, section.offset, section.offset + section.bytes)
             yield from _index_differences(kind, ordinal, rows[kind], made)
     if not damaged:
-        for kind in KINDS:
-            yield from _check_section(data, kind, ordinal, rows[kind], shard, codes)
-        yield from _check_captions(data, rows["pair"], shard)
+        passed = passed or pass_over([_whole(data)], data, shard)
+        for kind, found in zip(KINDS, passed.sections, strict=True):
+            yield from _check_section(data, kind, ordinal, rows[kind], shard, codes, found)
+        yield from _check_captions(*passed.captions, shard)
         yield from _check_tombstones(ordinal, rows, tombstones)
         yield from _check_tail(data, shard)
 
 
-def _bad_ranges(data: Data, shard: Shard) -> Iterator[Place]:
+def _whole(data: Data | FileBytes) -> memoryview:
+    return memoryview(data[0 : len(data)])
+
+
+def _bad_ranges(data: Data | FileBytes, shard: Shard) -> Iterator[Place]:
     """Counts and ranges in the manifest that cannot be true of any shard of this length."""
     place = 0
     for kind in KINDS:
@@ -65,15 +77,18 @@ def _bad_ranges(data: Data, shard: Shard) -> Iterator[Place]:
         yield None, None, f"the manifest's sections reach beyond its {len(data)} bytes"
 
 
-def _check_section(data: Data, kind: Kind, ordinal: int, rows: fmt.Rows, shard: Shard, codes: int) -> Iterator[Place]:
+def _check_section(
+    data: Data | FileBytes, kind: Kind, ordinal: int, rows: fmt.Rows, shard: Shard, codes: int, found: int
+) -> Iterator[Place]:
+    """`found` is the CRC-32C of the section's bytes."""
     section = shard.sections[kind]
     if kind == "text":
-        yield from _check_blocks(data, ordinal, rows, section)
+        yield from _check_blocks(data, ordinal, rows, section, found)
         content = int(np.count_nonzero(rows["flags"] == 0))
     else:
         firsts = fmt.first_rows(kind, rows)
         yield from _check_repeats(kind, rows, firsts)
-        yield from _check_samples(data, kind, rows[firsts], section, codes)
+        yield from _check_samples(data, kind, rows if len(firsts) == len(rows) else rows[firsts], section, codes, found)
         content = int(np.count_nonzero(rows[firsts]["flags"] == 0))
     if content != shard.distinct[kind]:
         yield None, kind, f"{content} different samples but the manifest says {shard.distinct[kind]}"
@@ -93,7 +108,9 @@ def _check_repeats(kind: Kind, rows: fmt.Rows, firsts: NDArray[np.int64]) -> Ite
         yield _sample(kind, rows[firsts[place]]), "key", f"it comes after {before}; keys must ascend"
 
 
-def _check_samples(data: Data, kind: Kind, rows: fmt.Rows, section: Section, codes: int) -> Iterator[Place]:
+def _check_samples(
+    data: Data | FileBytes, kind: Kind, rows: fmt.Rows, section: Section, codes: int, found: int
+) -> Iterator[Place]:
     """Members of different samples: places, headers, padding, checksums; then what each row says of itself."""
     fields = fmt.FIELDS[kind]
     sizes = _by_member(rows, kind, "length")
@@ -102,7 +119,8 @@ def _check_samples(data: Data, kind: Kind, rows: fmt.Rows, section: Section, cod
         yield None, kind, f"members end at byte {end} but the section at {section.offset + section.bytes}"
         return
     faults: list[tuple[int, str]] = []
-    if len(_wrong_samples(data, kind, rows, places[:: len(fields)], end)):
+    if found != _indexed(kind, rows, sizes.reshape(-1, len(fields))):
+        data = _whole(data)
         faults += member_faults(data, fmt.member_names(kind, fmt.hex_keys(rows)), places, sizes)
         sums = _by_member(rows, kind, "crc32c").astype(np.uint32)
         bad = wrong_pieces(data, places + fmt.RECORD, sizes, sums)
@@ -115,13 +133,11 @@ def _check_samples(data: Data, kind: Kind, rows: fmt.Rows, section: Section, cod
     yield from _check_lengths(kind, rows, sizes.reshape(-1, len(fields)), codes)
 
 
-def _wrong_samples(data: Data, kind: Kind, rows: fmt.Rows, starts: I64, end: int) -> I64:
-    """Numbers of the samples whose bytes, headers and padding included, are not what their index rows ask for."""
-    shape = (len(rows), len(fmt.FIELDS[kind]))
-    sizes = _by_member(rows, kind, "length").reshape(shape)
-    sums = _by_member(rows, kind, "crc32c").astype(np.uint32).reshape(shape)
-    said = joined_members(fmt.header_sums(kind, rows, sizes), sums, sizes)
-    return wrong_pieces(data, starts, np.diff(np.append(starts, end)), said)
+def _indexed(kind: Kind, rows: fmt.Rows, sizes: I64) -> int:
+    """The CRC-32C of a section's bytes, headers and padding included, that its index rows ask for."""
+    sums = _by_member(rows, kind, "crc32c").astype(np.uint32).reshape(sizes.shape)
+    steps = fmt.RECORD + sizes + -sizes % fmt.RECORD
+    return joined_runs(joined_members(fmt.header_sums(kind, rows, sizes), sums, sizes), steps.sum(axis=1))
 
 
 def _by_member(rows: fmt.Rows, kind: Kind, part: str) -> I64:
@@ -142,7 +158,9 @@ def _check_lengths(kind: Kind, rows: fmt.Rows, sizes: I64, codes: int) -> Iterat
         yield _sample(kind, rows[row]), "codes", problem
 
 
-def _check_blocks(data: Data, ordinal: int, rows: fmt.Rows, section: Section) -> Iterator[Place]:
+def _check_blocks(
+    data: Data | FileBytes, ordinal: int, rows: fmt.Rows, section: Section, found: int
+) -> Iterator[Place]:
     whole = fmt.MEMBER_BLOCKS
     blocks = np.minimum(whole, len(rows) - np.arange(0, len(rows), whole))
     sizes = blocks * fmt.BLOCK_BYTES
@@ -150,20 +168,31 @@ def _check_blocks(data: Data, ordinal: int, rows: fmt.Rows, section: Section) ->
     if end != section.offset + section.bytes:
         yield None, "text", f"members end at byte {end} but the section at {section.offset + section.bytes}"
         return
-    names = np.array([fmt.text_member(number) for number in range(len(sizes))], dtype="S")
-    for number, problem in member_faults(data, names, places, sizes) if len(names) else ():
-        yield fmt.text_member(number).partition(".")[0], "ids", problem
     starts = np.repeat(places + fmt.RECORD, blocks) + np.arange(len(rows)) % whole * fmt.BLOCK_BYTES
     faults = [(int(n), "ids", "the index gives another place") for n in np.flatnonzero(rows["offset"] != starts)]
-    bad = wrong_blocks(data, starts, fmt.BLOCK_BYTES, whole, rows["crc32c"])
-    faults += [(int(n), "ids", "crc32c does not match the index") for n in bad]
+    names = np.array([fmt.text_member(number) for number in range(len(sizes))], dtype="S")
+    if found != _indexed_text(rows, names, sizes):
+        data = _whole(data)
+        for number, problem in member_faults(data, names, places, sizes):
+            yield fmt.text_member(number).partition(".")[0], "ids", problem
+        bad = wrong_pieces(data, starts, np.full(len(rows), fmt.BLOCK_BYTES), rows["crc32c"])
+        faults += [(int(n), "ids", "crc32c does not match the index") for n in bad]
     odd = np.flatnonzero(rows["flags"] != np.where(_removed(data, starts, rows), fmt.TOMBSTONE, 0))
     faults += [(int(n), "flags", f"flags are {rows['flags'][n]}, which its content contradicts") for n in odd]
     for number, field, problem in sorted(faults):
         yield fmt.block_key(ordinal, number), field, problem
 
 
-def _removed(data: Data, starts: I64, rows: fmt.Rows) -> NDArray[np.bool_]:
+def _indexed_text(rows: fmt.Rows, names: NDArray[np.bytes_], sizes: I64) -> int:
+    """The same of a text section."""
+    if not len(rows):
+        return 0
+    heads = np.array([fmt.checksum(header.tobytes()) for header in fmt.headers(names, sizes)], dtype=np.uint32)
+    sums = joined_blocks(rows["crc32c"], fmt.BLOCK_BYTES, fmt.MEMBER_BLOCKS)
+    return joined_runs(joined_members(heads[:, None], sums[:, None], sizes[:, None]), fmt.RECORD + sizes)
+
+
+def _removed(data: Data | FileBytes, starts: I64, rows: fmt.Rows) -> NDArray[np.bool_]:
     """Which blocks hold nothing but `<pad>`; only those whose checksum says so are looked at."""
     removed = np.isin(rows["crc32c"], [fmt.checksum(_PADS)])
     for number in np.flatnonzero(removed):
@@ -171,14 +200,10 @@ def _removed(data: Data, starts: I64, rows: fmt.Rows) -> NDArray[np.bool_]:
     return removed
 
 
-def _check_captions(data: Data, rows: fmt.Rows, shard: Shard) -> Iterator[Place]:
+def _check_captions(found: int, different: int, shard: Shard) -> Iterator[Place]:
     """The numbers of captions in the manifest, with and without repeats."""
-    starts, lengths = rows["txt"]["offset"].astype(np.int64), rows["txt"]["length"].astype(np.int64)
-    pieces = map(memoryview(data).__getitem__, map(slice, starts.tolist(), (starts + lengths).tolist()))
-    found = np.fromiter(map(fmt.count_captions, map(bytes, pieces)), np.int64, len(rows))
-    if found.sum() != shard.counts["captions"]:
-        yield None, "captions", f"{found.sum()} captions but the manifest says {shard.counts['captions']}"
-    different = int(found[fmt.first_rows("pair", rows)].sum())
+    if found != shard.counts["captions"]:
+        yield None, "captions", f"{found} captions but the manifest says {shard.counts['captions']}"
     if different != shard.distinct.get("captions", different):
         yield None, "captions", f"{different} different ones but the manifest says {shard.distinct['captions']}"
 
@@ -202,7 +227,7 @@ def _key(row: Any) -> str:
     return bytes(row["key"]).hex()
 
 
-def _check_tail(data: Data, shard: Shard) -> Iterator[Place]:
+def _check_tail(data: Data | FileBytes, shard: Shard) -> Iterator[Place]:
     """The index member's header, head and padding, the place of its rows, and the end of the archive."""
     tail = sum(section.bytes for section in shard.sections.values())
     head = fmt.encode_index_head(shard.counts)

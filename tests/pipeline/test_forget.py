@@ -140,9 +140,9 @@ def test_what_is_no_key_and_nothing_at_all_are_refused(copied: Recipe) -> None:
 
 def test_a_wrong_manifest_costs_nothing(copied: Recipe) -> None:
     before = {path: path.read_bytes() for path in Path(copied.work, "landing").rglob("*") if path.is_file()}
-    with pytest.raises(ManifestError, match="manifst.json"):
+    with pytest.raises(ManifestError, match=r"manifst\.json"):
         forget(manifest(copied).replace("manifest.json", "manifst.json"), urls=["*"])
     assert before == {path: path.read_bytes() for path in Path(copied.work, "landing").rglob("*") if path.is_file()}
-    with pytest.raises(ManifestError, match="manifest.json"):
+    with pytest.raises(ManifestError, match=r"manifest\.json"):
         forget(str(Path(copied.work, "nowhere", "manifest.json")), urls=["*"])
     assert not Path(copied.work, "nowhere").exists()

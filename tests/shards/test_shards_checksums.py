@@ -5,11 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from crc32c import crc32c
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imglish.shards import format as fmt
-from imglish.shards.checksums import RECORD, joined, joined_members, wrong_blocks, wrong_pieces
+from imglish.shards.checksums import (
+    RECORD,
+    RunningSums,
+    joined,
+    joined_blocks,
+    joined_members,
+    joined_runs,
+    wrong_pieces,
+)
 from imglish.shards.slabs import PICTURED
 
 
@@ -27,13 +35,11 @@ def test_only_powers_of_two_are_joined() -> None:
 
 
 @given(st.integers(1, 70), st.sets(st.integers(0, 69)))
-def test_wrong_blocks_are_those_whose_bytes_or_sums_were_changed(count: int, changed: set[int]) -> None:
-    size, per_run = 24, 8
+def test_wrong_pieces_are_those_whose_bytes_or_sums_were_changed(count: int, changed: set[int]) -> None:
+    size = 24
     generator = np.random.default_rng(count)
-    runs = -(-count // per_run)
-    numbers = np.arange(count)
-    starts = 7 + numbers * size + numbers // per_run * 5  # runs do not touch
-    data = bytearray(generator.bytes(int(starts[-1]) + size + runs))
+    starts = 7 + np.arange(count) * (size + 5)
+    data = bytearray(generator.bytes(int(starts[-1]) + size))
     sums = np.array([crc32c(data[at : at + size]) for at in starts], dtype=np.uint32)
     damaged = sorted(number for number in changed if number < count)
     for number in damaged:
@@ -41,8 +47,38 @@ def test_wrong_blocks_are_those_whose_bytes_or_sums_were_changed(count: int, cha
             data[int(starts[number]) + number % size] ^= 1 << number % 8
         else:
             sums[number] ^= np.uint32(1)
-    assert wrong_blocks(bytes(data), starts, size, per_run, sums).tolist() == damaged
     assert wrong_pieces(bytes(data), starts, np.full(count, size), sums).tolist() == damaged
+
+
+@given(st.integers(1, 70), st.integers(0, 3))
+def test_checksums_of_runs_follow_from_those_of_their_blocks(count: int, doublings: int) -> None:
+    size, per_run = 24, 2**doublings
+    data = np.random.default_rng(count).bytes(count * size)
+    sums = np.array([crc32c(data[at : at + size]) for at in range(0, len(data), size)], dtype=np.uint32)
+    step = size * per_run
+    whole = [crc32c(data[at : at + step]) for at in range(0, len(data), step)]
+    assert joined_blocks(sums, size, per_run).tolist() == whole
+
+
+@settings(deadline=None)  # the tables of far places are made once
+@given(st.lists(st.integers(0, 3) | st.just(70_000), max_size=6), st.integers(0, 9))
+def test_the_checksum_of_everything_follows_from_those_of_its_pieces(records: list[int], seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    pieces = [generator.bytes(RECORD * count) for count in records]
+    sums = np.array([crc32c(piece) for piece in pieces], dtype=np.uint32)
+    assert joined_runs(sums, np.array(records, dtype=np.int64) * RECORD) == crc32c(b"".join(pieces))
+
+
+@given(st.binary(max_size=200), st.lists(st.tuples(st.integers(0, 220), st.integers(0, 220)), max_size=4), st.data())
+def test_sums_of_ranges_do_not_depend_on_the_pieces_that_come(
+    data: bytes, ranges: list[tuple[int, int]], draws: st.DataObject
+) -> None:
+    running, place = RunningSums(ranges), 0
+    while place < len(data):
+        step = draws.draw(st.integers(1, len(data) - place))
+        running.update(memoryview(data)[place : place + step])
+        place += step
+    assert running.sums == [crc32c(data[start:end]) for start, end in ranges]
 
 
 @given(st.lists(st.lists(st.integers(0, 3000), min_size=3, max_size=3), min_size=1, max_size=4), st.integers(0, 2**32))

@@ -143,12 +143,12 @@ def test_every_flipped_byte_of_a_slab_is_found_and_placed(path: str) -> None:
     keys = [bytes(row["key"]).hex() for row in open_corpus(path).index("image", slab["shard"])]
     file, width = root / slab["path"], 2 * slab["views"] * slab["codes_per_view"]
     whole = file.read_bytes()
-    from imglish.shards.verify import WholeFiles, slab_faults
+    from imglish.shards.verify import Files, slab_faults
 
     for place in range(len(whole)):
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
         row = place // width if place < width * slab["rows"] else (place - width * slab["rows"]) // 4
-        (fault,) = slab_faults(WholeFiles(str(root)), slab, manifest)
+        (fault,) = slab_faults(Files(str(root)), slab, manifest)
         assert (fault.shard, fault.sample, fault.field) == (slab["path"], f"i/{keys[row]}", "codes")
     with pytest.raises(ShardError, match="row"):
         read_slab(Store(root), slab)
