@@ -388,6 +388,9 @@ class MaskConfig(Section):
     """Ids of text blocks."""
     caption: float = Field(default=0.5, gt=0, lt=1)
     """Ids of captions in pairs."""
+    shown: Literal["mask", "80/10/10"] = "mask"
+    """What stands at masked ids: `<mask>`, or by BERT's rule a random word at 10 % and the id itself at 10 % (ours: the
+    paper does not say)."""
 
 
 class TrainConfig(Section):

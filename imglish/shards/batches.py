@@ -10,28 +10,30 @@ on the device.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imglish.errors import ImageError, OrderError, SampleError
 from imglish.records import Kind
-from imglish.seeds import draw, uniform
+from imglish.seeds import U64, draw, uniform
 from imglish.shards.buffers import Buffers
-from imglish.shards.format import BLOCK_IDS, BOS, PAD, VIEW_FIELDS, block_key, decode_u16, split_captions
-from imglish.shards.masks import Masks, block_masks, text_masks
+from imglish.shards.format import BLOCK_IDS, BOS, PAD, VIEW_FIELDS, block_key, decode_u16
+from imglish.shards.masks import Masks, block_masks, shown_ids, text_masks
 from imglish.shards.order import Rows
 from imglish.shards.reader import Corpus
-from imglish.shards.samples import U16
 from imglish.shards.views import render
 
-EOS = 2
-"""Id of `</s>`, which ends every caption and document."""
+EOS, UNK = 2, 3
+"""Ids of `</s>`, which ends every caption and document, and of `<unk>`, the last before those of pieces."""
 NEVER_MASKED = (BOS, PAD, EOS)
 CAPTION_LENGTH = 64
 """Ids of a caption in a batch; ours, the paper gives no length (BEiT-3's fine-tuning default)."""
+
+_VIEW = struct.Struct(f"<{VIEW_FIELDS}H")
 
 Bools = NDArray[np.bool_]
 Ids = NDArray[np.int64]
@@ -43,7 +45,8 @@ class KindBatch:
 
     `images` uint8 [B, S, S, 3] RGB, `codes` int64 [B, N], `image_mask` bool [B, N]; None for text.
     `ids` int64 [B, T], `padding_mask` bool [B, T] (True is `<pad>`), `text_mask` bool [B, T]; None for images.
-    Masks are True where the model has to predict; ids and codes are the unmasked truth.
+    Masks are True where the model has to predict; ids and codes are the unmasked truth. `shown` int64 [B, T] is what
+    the model sees of ids by the 80/10/10 rule; None when that is `<mask>` at all masked ones.
     """
 
     images: NDArray[np.uint8] | None = None
@@ -52,6 +55,7 @@ class KindBatch:
     ids: Ids | None = None
     padding_mask: Bools | None = None
     text_mask: Bools | None = None
+    shown: Ids | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +94,8 @@ class Collator:
         text_length: int | None = None,
         image_size: int | None = None,
     ) -> None:
-        visual = corpus.manifest.tokenizers.visual
+        visual, text = corpus.manifest.tokenizers.visual, corpus.manifest.tokenizers.text
+        self._words = text.mask_id, (UNK + 1, text.mask_id)
         self.corpus = corpus
         self.masks = masks
         self.grid = visual.grid
@@ -112,67 +117,77 @@ class Collator:
 
     def _texts(self, rows: Rows) -> tuple[list[str], KindBatch]:
         ids = self.corpus.blocks(rows.ordinal, rows.row)[:, : self.text_length].astype(np.int64)
-        mask = text_masks(rows.text_mask, ids, self.masks.text, NEVER_MASKED)
         keys = [block_key(ordinal, row) for ordinal, row in _places(rows)]
-        return keys, KindBatch(ids=ids, padding_mask=ids == PAD, text_mask=mask)
+        return keys, self._with_ids(KindBatch(), ids, rows, self.masks.text)
 
     def _pictures(self, kind: Kind, rows: Rows) -> tuple[list[str], KindBatch]:
         count, side = len(rows), self.image_size
         images = self._buffers.take((count, side, side, 3))
-        codes = np.empty((count, self._codes), dtype=np.int64)
-        ids = np.full((count, self.caption_length), PAD, dtype=np.int64)
-        keys = []
+        keys: list[str] = []
+        codes: list[bytes] = []
+        captions: list[bytes] = []
         places = _places(rows)
         choices = uniform(draw(rows.view, 0)).tolist()
         samples = self.corpus.members_of(kind, rows.ordinal, rows.row)
         for number, (place, (key, fields)) in enumerate(zip(places, samples, strict=True)):
-            views = self._views(kind, place, key, fields)
-            view = int(choices[number] * len(views))
-            self._render(fields["jpg"], views[view], images[number], (kind, *place, key))
-            codes[number] = np.frombuffer(fields["codes"], "<u2", self._codes, 2 * self._codes * view)
+            try:
+                view = self._view(choices[number], fields, kind)
+                self._render(fields["jpg"], _VIEW.unpack_from(fields["views"], view * _VIEW.size), images[number])
+            except ValueError as error:
+                said = f"shard {place[0]}, {kind} row {place[1]} ({key}): {error}; rebuild the shard"
+                raise SampleError(said, kind, *place) from error
+            codes.append(fields["codes"][2 * self._codes * view : 2 * self._codes * (view + 1)])
             keys.append(key)
             if kind == "pair":
-                captions = split_captions(decode_u16(fields["ids"]))
-                _put_caption(ids[number], captions[int(rows.caption[number]) % len(captions)])
-        patches = self.masks.patches(self.grid)
-        batch = KindBatch(images, codes, block_masks(rows.image_mask, self.grid, patches))
-        return keys, self._with_captions(batch, ids, rows) if kind == "pair" else batch
+                captions.append(fields["ids"])
+        grids = decode_u16(b"".join(codes)).reshape(count, self._codes).astype(np.int64)
+        batch = KindBatch(images, grids, block_masks(rows.image_mask, self.grid, self.masks.patches(self.grid)))
+        if kind == "image":
+            return keys, batch
+        ids = chosen_captions(captions, rows.caption, self.caption_length)
+        return keys, self._with_ids(batch, ids, rows, self.masks.caption)
 
-    def _with_captions(self, batch: KindBatch, ids: Ids, rows: Rows) -> KindBatch:
-        mask = text_masks(rows.text_mask, ids, self.masks.caption, NEVER_MASKED)
-        return KindBatch(batch.images, batch.codes, batch.image_mask, ids, ids == PAD, mask)
+    def _with_ids(self, batch: KindBatch, ids: Ids, rows: Rows, share: float) -> KindBatch:
+        mask = text_masks(rows.text_mask, ids, share, NEVER_MASKED)
+        shown = None if self.masks.shown == "mask" else shown_ids(rows.text_mask, ids, mask, *self._words)
+        return replace(batch, ids=ids, padding_mask=ids == PAD, text_mask=mask, shown=shown)
 
-    def _views(self, kind: Kind, place: tuple[int, int], key: str, fields: Mapping[str, bytes]) -> U16:
-        """Views of a sample, u16 [K, 5]; SampleError when fields are missing or do not fit each other."""
-        views = np.frombuffer(fields["views"], "<u2").reshape(-1, VIEW_FIELDS)
-        if len(views) and len(fields["codes"]) == 2 * self._codes * len(views) and (kind != "pair" or fields["ids"]):
-            return views
-        raise SampleError(
-            f"shard {place[0]}, {kind} row {place[1]} ({key}): {len(fields['codes'])} bytes of codes for {len(views)} "
-            f"views of {self.grid[0]} x {self.grid[1]} patches; rebuild the shard",
-            kind,
-            *place,
+    def _view(self, choice: float, fields: Mapping[str, bytes], kind: Kind) -> int:
+        """The number of the view that a draw from [0, 1) chooses; ValueError when fields are missing or do not fit."""
+        count, rest = divmod(len(fields["views"]), _VIEW.size)
+        if count and not rest and len(fields["codes"]) == 2 * self._codes * count and (kind != "pair" or fields["ids"]):
+            return int(choice * count)
+        raise ValueError(
+            f"{len(fields['codes'])} bytes of codes for {count} views of {self.grid[0]} x {self.grid[1]} patches"
         )
 
-    def _render(self, jpeg: bytes, view: U16, out: NDArray[np.uint8], sample: tuple[Kind, int, int, str]) -> None:
+    def _render(self, jpeg: bytes, view: tuple[int, ...], out: NDArray[np.uint8]) -> None:
+        """ValueError when the view cannot be rendered."""
         try:
             render(jpeg, view, self.image_size, out)
         except (ImageError, ValueError) as error:
-            kind, ordinal, row, key = sample
-            raise SampleError(
-                f"shard {ordinal}, {kind} row {row} ({key}): its view {view.tolist()} cannot be rendered: {error}; "
-                "rebuild the shard",
-                kind,
-                ordinal,
-                row,
-            ) from error
+            raise ValueError(f"its view {list(view)} cannot be rendered: {error}") from error
 
 
-def _put_caption(target: Ids, ids: U16) -> None:
-    """Copy a caption into a row of pads; a longer one loses the ids before its `</s>`."""
-    kept = min(len(ids), len(target))
-    target[:kept] = ids[:kept]
-    target[kept - 1] = ids[-1]
+def chosen_captions(packed: Sequence[bytes], numbers: U64, length: int) -> Ids:
+    """Of each sample's captions, laid end to end, the one with its number modulo how many there are: int64 [n, length].
+
+    Shorter ones are padded; a longer one loses the ids before its `</s>`.
+    """
+    flat = decode_u16(b"".join(packed))
+    ends = np.cumsum([len(ids) // 2 for ids in packed], dtype=np.int64)
+    begins = np.concatenate([[0], ends])[:-1]
+    opens = flat == BOS
+    opens[begins] = True
+    starts = np.flatnonzero(opens)
+    first, behind = np.searchsorted(starts, begins), np.searchsorted(starts, ends)
+    chosen = first + (numbers % (behind - first).astype(np.uint64)).astype(np.int64)
+    start, end = starts[chosen], np.append(starts, len(flat))[chosen + 1]
+    kept = np.minimum(end - start, length)
+    places = np.arange(length)
+    found = np.where(places < kept[:, None], flat[np.minimum(start[:, None] + places, len(flat) - 1)], PAD)
+    found[np.arange(len(kept)), kept - 1] = flat[end - 1]
+    return found.astype(np.int64)
 
 
 def _places(rows: Rows) -> list[tuple[int, int]]:

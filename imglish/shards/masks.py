@@ -32,6 +32,8 @@ MIN_ASPECT = 0.3
 TRIES = 10
 """Rectangles in a row that may fail before the rest is filled patch by patch (BEiT)."""
 
+SHOWN = ("mask", "80/10/10")
+"""What may stand at masked ids."""
 SHOWN_AS_MASK, SHOWN_AS_OTHER = 0.8, 0.1
 """Shares of masked ids that are shown as `<mask>` and as a random word; the rest is shown as it is (BERT)."""
 
@@ -47,17 +49,21 @@ _POSITION_BITS = 16
 class Masks:
     """Shares of masked positions (BEiT-3 sections 2.2 and 2.3): patches, ids of text blocks, ids of captions.
 
-    OrderError when a share is not between 0 and 1.
+    `shown` says what stands at masked ids: "mask" is `<mask>` everywhere, "80/10/10" is BERT's rule (`shown_ids`).
+    OrderError when a share is not between 0 and 1, or for another word.
     """
 
     image: float = 0.4
     text: float = 0.15
     caption: float = 0.5
+    shown: str = "mask"
 
     def __post_init__(self) -> None:
-        for name, share in vars(self).items():
-            if not 0 < share < 1:
-                raise OrderError(f"masks.{name} is {share}; a share is between 0 and 1")
+        for name in ("image", "text", "caption"):
+            if not 0 < getattr(self, name) < 1:
+                raise OrderError(f"masks.{name} is {getattr(self, name)}; a share is between 0 and 1")
+        if self.shown not in SHOWN:
+            raise OrderError(f"masks.shown is {self.shown!r}; it is one of {', '.join(SHOWN)}")
 
     def patches(self, grid: tuple[int, int]) -> int:
         """Masked patches of a grid: the share of all, rounded half up (78 of 196, 102 of 256)."""

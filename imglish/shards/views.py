@@ -46,7 +46,7 @@ def draw_views(record_ids: Sequence[bytes], sizes: ArrayLike, config: ViewConfig
     return np.concatenate([places, boxes, flips], axis=2).astype(np.uint16)
 
 
-def render(image: bytes | RGB, view: ArrayLike, size: int, out: RGB | None = None) -> RGB:
+def render(image: bytes | RGB, view: ArrayLike | tuple[int, ...], size: int, out: RGB | None = None) -> RGB:
     """One view of a stored JPEG (or of its decoded pixels) as uint8 [size, size, 3].
 
     Crop, bicubic resize (OpenCV, no antialiasing: the stored image is hardly larger), then the flip. Pass decoded
@@ -54,7 +54,7 @@ def render(image: bytes | RGB, view: ArrayLike, size: int, out: RGB | None = Non
     ValueError when the box leaves the image.
     """
     rgb = decode_jpeg(image) if isinstance(image, bytes) else image
-    x, y, width, height, flip = np.asarray(view).tolist()
+    x, y, width, height, flip = view if isinstance(view, tuple) else np.asarray(view).tolist()
     if not (width and height and x + width <= rgb.shape[1] and y + height <= rgb.shape[0]):
         raise ValueError(
             f"view x={x} y={y} w={width} h={height} does not lie in an image of {rgb.shape[1]} x {rgb.shape[0]} pixels"

@@ -79,6 +79,12 @@ class _Worker:
         finally:
             mine.set()
 
+    def exit_code(self) -> int | None:
+        """How the process ended; None when it has not. One thread at a time: a process can be waited for once."""
+        with self._lock:
+            self.process.join(_END_SECONDS)
+            return self.process.exitcode
+
     def _answer(self) -> tuple[bool, Any]:
         head, parts, held = self.connection.recv()
         with self._lock:
@@ -136,9 +142,8 @@ class Workers(Generic[T]):
         try:
             done, result = worker(number)
         except (EOFError, OSError) as error:
-            worker.process.join(_END_SECONDS)
             raise WorkerError(
-                f"worker process {worker.process.pid} of the loader {_ending(worker.process.exitcode)} at step "
+                f"worker process {worker.process.pid} of the loader {_ending(worker.exit_code())} at step "
                 f"{number}; see what it wrote to stderr, or start again with workers that need less memory"
             ) from error
         finally:

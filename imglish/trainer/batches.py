@@ -26,7 +26,8 @@ class Inputs:
     """Rows of one kind on the device: what the model reads, and the truth at masked positions.
 
     pixels float32 [B, 3, S, S], codes int64 [B, N], image_mask bool [B, N]: None for text. ids int64 [B, T], text_mask
-    bool [B, T], padding_mask bool [B, T] (None when nothing is padded): None for images.
+    bool [B, T], padding_mask bool [B, T] (None when nothing is padded): None for images. `shown` int64 [B, T] is what
+    the model sees of ids, None for `<mask>` at masked ones.
     """
 
     rows: int
@@ -36,6 +37,7 @@ class Inputs:
     ids: Tensor | None = None
     padding_mask: Tensor | None = None
     text_mask: Tensor | None = None
+    shown: Tensor | None = None
 
 
 def to_inputs(batch: KindBatch, text_length: int, device: torch.device) -> Inputs:
@@ -47,29 +49,31 @@ def to_inputs(batch: KindBatch, text_length: int, device: torch.device) -> Input
         values["image_mask"] = _tensor(batch.image_mask, device)
         rows = len(batch.images)
     if batch.ids is not None and batch.padding_mask is not None and batch.text_mask is not None:
-        text = (batch.ids, batch.padding_mask, batch.text_mask)
-        text = _trim(*text) if batch.images is not None else _cut(*text, text_length)
-        rows = len(text[0])
-        values["ids"] = _tensor(text[0], device)
-        values["padding_mask"] = _tensor(text[1], device) if text[1].any() else None
-        values["text_mask"] = _tensor(text[2], device)
+        text = {"ids": batch.ids, "padding_mask": batch.padding_mask, "text_mask": batch.text_mask}
+        text |= {} if batch.shown is None else {"shown": batch.shown}
+        text = _trim(text) if batch.images is not None else _cut(text, text_length)
+        rows = len(text["ids"])
+        values |= {name: _tensor(array, device) for name, array in text.items()}
+        if not text["padding_mask"].any():
+            values["padding_mask"] = None
     return Inputs(rows=rows, **values)
 
 
-_Text = tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]
+_Text = dict[str, NDArray[Any]]
+"""Arrays [B, T] by name, `padding_mask` among them."""
 
 
-def _cut(ids: NDArray[np.int64], padding: NDArray[np.bool_], mask: NDArray[np.bool_], length: int) -> _Text:
-    if ids.shape[1] % length:
-        raise TrainError(f"train.text_length {length} does not divide blocks of {ids.shape[1]} ids; use a divisor")
-    padding = padding.reshape(-1, length)
-    kept = ~padding.all(axis=1)
-    return ids.reshape(-1, length)[kept], padding[kept], mask.reshape(-1, length)[kept]
+def _cut(text: _Text, length: int) -> _Text:
+    width = text["ids"].shape[1]
+    if width % length:
+        raise TrainError(f"train.text_length {length} does not divide blocks of {width} ids; use a divisor")
+    kept = ~text["padding_mask"].reshape(-1, length).all(axis=1)
+    return {name: array.reshape(-1, length)[kept] for name, array in text.items()}
 
 
-def _trim(ids: NDArray[np.int64], padding: NDArray[np.bool_], mask: NDArray[np.bool_]) -> _Text:
-    longest = int((~padding).sum(axis=1).max())
-    return ids[:, :longest], padding[:, :longest], mask[:, :longest]
+def _trim(text: _Text) -> _Text:
+    longest = int((~text["padding_mask"]).sum(axis=1).max())
+    return {name: array[:, :longest] for name, array in text.items()}
 
 
 def _tensor(array: NDArray[Any] | None, device: torch.device) -> Tensor:

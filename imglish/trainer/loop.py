@@ -69,7 +69,7 @@ class Trainer:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         cache = None if config.cache is None else Cache(config.cache, int(config.cache_gigabytes * 1e9))
         self.corpus = open_corpus(manifest, cache=cache)
-        self.masks = Masks(config.masks.image, config.masks.text, config.masks.caption)
+        self.masks = Masks(**config.masks.model_dump())
         self.model = build_model(self.corpus.manifest, config, seed).to(self.device)
         self.optimizer = build_optimizer(self.model, config)
         self.loader = Loader(

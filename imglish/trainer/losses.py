@@ -62,7 +62,8 @@ def _rows(inputs: Inputs, keep: Tensor | None) -> Rows:
     """What the model reads of masked rows; TrainError when there is nothing to read."""
     if inputs.pixels is None and inputs.ids is None:
         raise TrainError("the batch has rows with neither image nor text; it is no batch of a Loader")
-    return Rows(inputs.pixels, inputs.ids, inputs.padding_mask, inputs.image_mask, inputs.text_mask, keep)
+    masks = {"image_mask": inputs.image_mask, "text_mask": inputs.text_mask}
+    return Rows(inputs.pixels, inputs.ids, inputs.padding_mask, **masks, keep=keep, shown=inputs.shown)
 
 
 def _true(inputs: Inputs, target: str) -> Tensor:

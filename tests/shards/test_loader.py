@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from imglish.errors import OrderError, ShardError
 from imglish.records import KINDS, Kind
 from imglish.seeds import below, draw
-from imglish.shards.batches import KindBatch
+from imglish.shards.batches import KindBatch, chosen_captions
 from imglish.shards.exclusions import Exclusion, Exclusions
 from imglish.shards.loader import Batch, Loader, Step
 from imglish.shards.masks import Masks
@@ -66,11 +68,29 @@ def test_a_batch_has_the_documented_arrays(loader: Callable[..., Loader]) -> Non
         "ids": ("int64", (4, 8)),
         "padding_mask": ("bool", (4, 8)),
         "text_mask": ("bool", (4, 8)),
+        "shown": None,
     }
     assert image.images is not None and (image.ids, image.padding_mask, image.text_mask) == (None, None, None)
     assert text.ids is not None and text.ids.shape == (4, 512) and (text.images, text.codes) == (None, None)
     assert [len(batch.keys[kind]) for kind in KINDS] == [4, 4, 4]
     assert "pair" in batch and "video" not in batch
+
+
+def test_masked_words_are_shown_by_the_80_10_10_rule_when_it_is_asked_for(
+    corpus: Corpus, loader: Callable[..., Loader]
+) -> None:
+    mask_id = corpus.manifest.tokenizers.text.mask_id
+    plain, bert = next(loader()), next(loader(masks=Masks(shown="80/10/10")))
+    for kind in ("pair", "text"):
+        ids, mask, shown = bert[kind].ids, bert[kind].text_mask, bert[kind].shown
+        assert ids is not None and mask is not None and shown is not None
+        assert np.array_equal(mask, plain[kind].text_mask) and np.array_equal(ids, plain[kind].ids)
+        assert np.array_equal(shown[~mask], ids[~mask])
+        assert ((shown[mask] > 3) & (shown[mask] <= mask_id)).all()
+    shown, mask = bert["text"].shown[bert["text"].text_mask], mask_id  # type: ignore[index]
+    assert 0.7 < np.mean(shown == mask) < 0.9
+    with pytest.raises(OrderError, match=r"masks\.shown is 'bert'; it is one of mask, 80/10/10"):
+        Masks(shown="bert")
 
 
 def test_pictures_codes_and_captions_belong_to_the_sample_and_the_visit(
@@ -329,3 +349,15 @@ def test_threads_end_when_the_loader_is_closed_left_or_forgotten(corpus: Corpus)
     for thread in started:
         thread.join(timeout=10)
     assert _threads() == before
+
+
+@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=3), min_size=1, max_size=5), st.integers(2, 9))
+def test_chosen_captions_are_those_of_each_sample_padded_or_cut(words: list[list[int]], length: int) -> None:
+    captions = [[np.array([0, *range(4, 4 + count), 2], dtype=np.uint16) for count in row] for row in words]
+    packed = [np.concatenate(row).tobytes() for row in captions]
+    numbers = np.arange(len(words), dtype=np.uint64) * np.uint64(7)
+    found = chosen_captions(packed, numbers, length)
+    for row, number, ids in zip(captions, numbers.tolist(), found.tolist(), strict=True):
+        caption = row[number % len(row)].tolist()
+        whole = caption if len(caption) <= length else [*caption[: length - 1], 2]
+        assert ids == whole + [1] * (length - len(whole))

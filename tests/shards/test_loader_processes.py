@@ -18,6 +18,7 @@ from imglish.seeds import stream
 from imglish.shards import Corpus, open_corpus
 from imglish.shards.exclusions import Exclusion, Exclusions
 from imglish.shards.loader import Loader
+from imglish.shards.masks import Masks
 from imglish.shards.order import Order, batch_digest
 from imglish.shards.prefetch import Prefetch
 from imglish.shards.workers import Workers
@@ -25,7 +26,7 @@ from tests.shards.corpus_helpers import small_corpus
 from tests.shards.remote_helpers import wait_until
 
 BATCH: dict[Kind, int] = dict.fromkeys(KINDS, 12)
-ARRAYS = ("images", "codes", "image_mask", "ids", "padding_mask", "text_mask")
+ARRAYS = ("images", "codes", "image_mask", "ids", "padding_mask", "text_mask", "shown")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,8 @@ def wait_for_the_end_of(pids: list[int]) -> None:
 def test_none_threads_and_processes_give_identical_batches(corpus: Corpus, world_size: int) -> None:
     for rank in range(0, world_size, 3):
         ways = [{"workers": 0}, {"workers": 3}, {"workers": 2, "processes": True}]
-        loaders = [Loader(corpus, BATCH, 5, rank, world_size, **way) for way in ways]  # type: ignore[arg-type]
+        masks = Masks(shown="80/10/10")
+        loaders = [Loader(corpus, BATCH, 5, rank, world_size, masks=masks, **way) for way in ways]  # type: ignore[arg-type]
         for _ in range(7):
             plain, *others = (next(loader) for loader in loaders)
             for other in others:
@@ -225,6 +227,7 @@ FOREVER = """
 import signal, sys
 from imglish.shards import open_corpus
 from imglish.shards.loader import Loader
+from imglish.shards.masks import Masks
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started deaf to it
 if __name__ == "__main__":
     with Loader(open_corpus(sys.argv[1]), {"pair": 2}, workers=2, processes=True) as loader:

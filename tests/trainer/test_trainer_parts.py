@@ -1,6 +1,7 @@
 import io
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from imglish.shards.batches import KindBatch
 from imglish.trainer import watch
 from imglish.trainer.batches import to_inputs
 from imglish.trainer.drop_path import keep_scales
-from imglish.trainer.losses import Score, total_loss
+from imglish.trainer.losses import Score, masked_scores, total_loss
 from imglish.trainer.metrics import MetricsLog, read_metrics
 from imglish.trainer.optimizer import build_optimizer, learning_rate
 from imglish.trainer.run import check_identity
@@ -34,6 +35,18 @@ def test_blocks_are_cut_into_rows_and_rows_of_padding_are_left_out() -> None:
     assert inputs.ids.tolist() == [[0, 5, 9], [6, 7, 2], [0, 9, 2]]
     assert inputs.text_mask.nonzero().tolist() == [[0, 2], [2, 1]]
     assert inputs.rows == 3
+
+
+def test_what_is_shown_of_words_is_cut_with_them_and_seen_by_the_model() -> None:
+    words = text([[0, 5, 9, 6, 7, 2], [0, 9, 2, 1, 1, 1]])
+    assert words.ids is not None
+    other = replace(words, shown=np.where(words.ids == 9, 5, words.ids))
+    inputs = to_inputs(other, text_length=3, device=CPU)
+    assert inputs.shown is not None and inputs.shown.tolist() == [[0, 5, 5], [6, 7, 2], [0, 5, 2]]
+    model = create("tiny", vocabulary=50, codes=8, image_size=16).eval()
+    losses = [masked_scores(model, {"text": to_inputs(one, 3, CPU)})["text/words"] for one in (words, other)]
+    assert [loss.count for loss in losses] == [2, 2] and torch.equal(losses[0].true, losses[1].true)
+    assert losses[0].loss_sum != losses[1].loss_sum
 
 
 def test_a_row_that_ends_in_padding_keeps_its_padding_mask() -> None:
