@@ -25,7 +25,8 @@ from imglish.errors import ImglishError, LockError, SourceError, StageError, Sto
 from imglish.ingest.annotate import AnnotateTask, annotate_units
 from imglish.ingest.decide import decide
 from imglish.ingest.land import land, landing_files
-from imglish.ingest.tally import TallyTask, Verdicts, tally_units, verdicts, wipe_outs
+from imglish.ingest.rules import active_rules
+from imglish.ingest.tally import TallyTask, Verdicts, rule_errors, tally_units, verdicts, wipe_outs
 from imglish.lease import lease
 from imglish.recipe import Recipe, VqkdConfig, content_fields
 from imglish.shards.images import CODEC
@@ -137,6 +138,7 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         self.store = Store(self.recipe.work)
+        active_rules(self.recipe)  # a wrong rule or threshold is said before anything is done
 
     def build(self) -> BuildResult:
         """Run what is missing and write the manifest; everything finished before is used again."""
@@ -208,7 +210,7 @@ class Pipeline:
         with self._timed("manifest"):
             manifest = self._manifest(shards, decisions, tallies, models)
         found = verdicts(counts_of(tallies))
-        warnings = wipe_outs(found, self.recipe.decide.alarm_share)
+        warnings = rule_errors(counts_of(tallies)) + wipe_outs(found, self.recipe.decide.alarm_share)
         landed_bytes = {name: counts_of(receipts).get("bytes", 0) for name, receipts in self.landed.items()}
         return BuildResult(
             manifest, self.store.url(MANIFEST), self.seconds, landed_bytes, found, counts_of(shards), warnings
@@ -322,6 +324,7 @@ class Pipeline:
             decisions={
                 "digest": json_digest([tally.notes["decisions"] for tally in tallies]),
                 "files": [{"path": d.path, "sha256": d.sha256, "bytes": d.bytes} for d in decisions],
+                "rules": [rule.facts() for rule in active_rules(self.recipe)],
             },
             recipe={name: value for name, value in content_fields(self.recipe).items() if name != "train"},
             libraries={name: importlib.metadata.version(name) for name in BYTES_LIBRARIES},
