@@ -68,4 +68,64 @@ def caption_length(rows: pa.Table, limits: CaptionLength) -> Finding:
     return Finding(found.fired, score, found.threshold, found.detail, found.edits)
 
 
-FAMILIES = (Family("caption_length", 1, ("captions",), caption_length, {"": CaptionLength()}),)
+class CaptionRepetition(Section):
+    """Thresholds of `caption_repetition`."""
+
+    max_share: float = Field(default=0.5, ge=0, le=1)
+    """Share of a caption's words that occurred in it before (data-juicer 0.5, CC12M 0.2)."""
+
+
+def caption_repetition(rows: pa.Table, limits: CaptionRepetition) -> Finding:
+    """Removes captions that repeat words, such as lists of search terms (CC12M, Changpinyo et al. 2021: 0.2)."""
+    captions = unpack(rows, "captions")
+
+    def failed(i: int, n: int) -> bool:
+        return bool(captions[i][n]["repeats"] > limits.max_share * max(1, captions[i][n]["words"]))
+
+    return edited(
+        rows, captions, failed, limits.max_share, f"every caption repeats over {limits.max_share:g} of its words"
+    )
+
+
+class CaptionCharacters(Section):
+    """Thresholds of `caption_characters`."""
+
+    min_characters: int = Field(default=5, ge=0)
+    """Characters of one caption (LAION: 5; DataComp, COYO: 6)."""
+    max_characters: int = Field(default=1_000, ge=1)
+    """Characters of one caption (COYO: 1,000)."""
+
+
+def caption_characters(rows: pa.Table, limits: CaptionCharacters) -> Finding:
+    """Removes captions outside [min_characters, max_characters] (LAION, Schuhmann et al. 2021; COYO-700M)."""
+    captions, low, high = unpack(rows, "captions"), limits.min_characters, limits.max_characters
+    reason = f"no caption of {low} to {high} characters"
+    return edited(rows, captions, lambda i, n: not low <= captions[i][n]["characters"] <= high, float(low), reason)
+
+
+class CaptionLanguage(Section):
+    """Thresholds of `caption_language`."""
+
+    languages: tuple[str, ...] = ("en",)
+    """ISO 639-1 codes to keep."""
+    min_score: float = Field(default=0.0, ge=0, le=1)
+    """Confidence; short captions have little."""
+
+
+def caption_language(rows: pa.Table, limits: CaptionLanguage) -> Finding:
+    """Removes captions of other languages (DataComp basic, Gadre et al. 2023: fastText says English)."""
+    captions = unpack(rows, "captions")
+
+    def failed(i: int, n: int) -> bool:
+        found = captions[i][n]
+        return found["language"] not in limits.languages or found["score"] < limits.min_score
+
+    return edited(rows, captions, failed, limits.min_score, f"no caption in {', '.join(limits.languages)}")
+
+
+FAMILIES = (
+    Family("caption_length", 1, ("captions",), caption_length, {"": CaptionLength()}),
+    Family("caption_characters", 1, ("captions",), caption_characters, {"": CaptionCharacters()}),
+    Family("caption_repetition", 1, ("captions",), caption_repetition, {"": CaptionRepetition()}),
+    Family("caption_language", 1, ("captions",), caption_language, {"": CaptionLanguage()}),
+)

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from imglish.errors import RecipeError
-from imglish.ingest.rules import basic, captions
+from imglish.ingest.rules import basic, captions, gopher, pairs, personal, pictures, web_text
 from imglish.ingest.rules.base import Family, Rule
 from imglish.ingest.rules.presets import PRESETS
 from imglish.ingest.rules.user import is_file, load_rule
@@ -22,7 +22,8 @@ from imglish.recipe import Recipe, Section
 
 MAX_RULES = 62
 """`fired` is an int64; one bit is left for the rule that looks at all occurrences of a record (`placeholders`)."""
-FAMILIES: dict[str, Family] = {family.name: family for module in (basic, captions) for family in module.FAMILIES}
+_MODULES = (basic, captions, gopher, pairs, personal, pictures, web_text)
+FAMILIES: dict[str, Family] = {family.name: family for module in _MODULES for family in module.FAMILIES}
 
 
 def active_rules(recipe: Recipe) -> tuple[Rule, ...]:
