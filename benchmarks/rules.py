@@ -122,7 +122,7 @@ def main() -> None:
         lines += compare(options, texts, size, spent, verdicts)
     print("\n".join(lines))
     if options.note:
-        write_note(lines)
+        write_note(lines, options.megabytes)
 
 
 def sample(folder: Path, megabytes: float) -> list[str]:
@@ -167,7 +167,7 @@ def compare(
     return lines
 
 
-def write_note(lines: list[str]) -> None:
+def write_note(lines: list[str], megabytes: float) -> None:
     import numpy
     import pyarrow
 
@@ -178,7 +178,7 @@ def write_note(lines: list[str]) -> None:
     versions = f"Python {platform.python_version()}, numpy {numpy.__version__}, pyarrow {pyarrow.__version__}"
     body = "\n".join(f"    {line}" for line in lines)
     note.write_text(
-        f"# Rules, {date.today().isoformat()}\n\n`python {' '.join(sys.argv)}` on {cpu}; {versions}, "
+        f"# Rules, {date.today().isoformat()}\n\n`python benchmarks/rules.py --megabytes {megabytes:g} --peer-python ENV/bin/python --note` on {cpu}; {versions}, "
         f"datatrove 0.10; one process each, one after the other.\n\n{body}\n"
     )
 

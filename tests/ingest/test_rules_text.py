@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from imglish.ingest.edits import compose
 from imglish.ingest.measures.texts import measure_texts
-from imglish.ingest.rules import PRESETS, Finding, active_rules
-from imglish.recipe import make_recipe
+from imglish.ingest.rules import FAMILIES, PRESETS, Finding, active_rules
+from imglish.recipe import content_fields, make_recipe
 from imglish.tokenize.rows import edited_document
 
 SOURCE = {"name": "prose", "format": "text", "kind": "text", "path": "x"}
@@ -226,3 +227,13 @@ def test_every_preset_names_rules_that_there_are() -> None:
     for name in PRESETS:
         recipe = make_recipe({"name": "x", "source": [SOURCE], "decide": {"rules": (f"preset:{name}",)}})
         assert [rule.name for rule in active_rules(recipe)] == [entry.partition("@")[0] for entry in PRESETS[name]]
+
+
+def test_the_page_on_rules_names_every_rule_variant_threshold_and_preset() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "rules.md").read_text(encoding="utf-8")
+    for family in FAMILIES.values():
+        (line,) = [line for line in page.splitlines() if line.startswith(f"| `{family.name}` |")]
+        named = [f"`@{variant}`" for variant in family.variants if variant]
+        named += [f"`{threshold}`" for limits in family.variants.values() for threshold in content_fields(limits)]
+        assert not [name for name in named if name not in line]
+    assert all(f"`preset:{name}`" in page for name in PRESETS)
