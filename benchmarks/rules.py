@@ -178,9 +178,9 @@ def write_note(lines: list[str], megabytes: float) -> None:
     versions = f"Python {platform.python_version()}, numpy {numpy.__version__}, pyarrow {pyarrow.__version__}"
     body = "\n".join(f"    {line}" for line in lines)
     note.write_text(
-        f"# Rules, {date.today().isoformat()}\n\n`python benchmarks/rules.py --megabytes {megabytes:g} --peer-python ENV/bin/python --note` "
-        f"on {cpu}; {versions}, "
-        f"datatrove 0.10; one process each, one after the other.\n\n{body}\n"
+        f"# Rules, {date.today().isoformat()}\n\n"
+        f"`python benchmarks/rules.py --megabytes {megabytes:g} --peer-python ENV/bin/python --note` on {cpu}; "
+        f"{versions}, datatrove 0.10; one process each, one after the other.\n\n{body}\n"
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from imglish.ingest.decide import decide
 from imglish.ingest.rules import ERROR
 from imglish.pipeline import Pipeline
+from imglish.plan import Terms, plan
 from imglish.recipe import Recipe
 from imglish.sample import InlineEngine
 from imglish.storage import Store
@@ -43,6 +44,12 @@ def sources(tmp_path: Path) -> Recipe:
         },
     }
     return small_recipe(root, tmp_path / "work", decide=decide)
+
+
+def test_a_plan_counts_what_rules_have_measured(tmp_path: Path) -> None:
+    made = plan(sources(tmp_path), Terms(workers=1))
+    (measure,) = [one.stage for one in made.stages if one.stage.name == "measure"]
+    assert measure.units == 5 and measure.seconds > 0  # of pairs and texts pii, of pairs and images picture, and text
 
 
 class Counted(Store):

@@ -3,9 +3,9 @@
     find_personal([b"Write to ann@example.org."], ())     # [[[9, 24, "email", "5d4c..."]]]
 
 e-mail     a local part, @ and a domain of at least two labels
-ip         IPv4 and IPv6 that `ipaddress` calls global, so neither 192.168.0.1 nor version numbers such as 10.0.0.1
+ip         IPv4 and IPv6 that `ipaddress` calls global, so not 192.168.0.1; a section 6.3.6.2 cannot be told from one
 phone      international numbers (+...) that `phonenumbers` calls valid; national ones of the recipe's `regions`
-card       13 to 19 digits with an issuer's beginning and length, and Luhn's check digit (ISO/IEC 7812)
+card       13 to 19 digits, or groups as cards print them, with an issuer's beginning and length and Luhn's digit
 iban       country, check digits modulo 97 (ISO 13616)
 
 Hits carry a hash of what stands there in one spelling, so that the rule can make the same placeholder of it everywhere
@@ -34,7 +34,11 @@ _IPV4 = re.compile(rb"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?!\w|\.\d)")
 _IPV6 = re.compile(rb"(?<![\w:.])(?:[0-9A-Fa-f]{1,4})?(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:])")
 _PHONE = re.compile(rb"(?<![\w+])\+\d(?:[ ().\-/]{0,2}\d){6,14}(?!\d)")
 _DIGITS = re.compile(rb"\d(?:[^\d\n]{0,2}\d){6}")
-_CARD = re.compile(rb"(?<![\w.+-])\d(?:[ -]?\d){12,18}(?![\w-])")
+_CARD = re.compile(
+    rb"(?<![\w.+-])(?:\d{13,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{1,7}(?!\1\d)|\d{4}([ -])\d{6}\2\d{4,5}(?!\2\d))(?![\w-])"
+)
+_ALLOCATED = ipaddress.ip_network("2000::/3")
+"""All IPv6 addresses that are given out (IANA); others are words such as be:: of program text."""
 _IBAN = re.compile(rb"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])")
 
 
@@ -85,7 +89,7 @@ def _addresses(raw: bytes) -> Iterator[_Raw]:
                 address = ipaddress.ip_address(found.group().decode())
             except ValueError:
                 continue
-            if address.is_global:
+            if address.is_global and (address.version == 4 or address in _ALLOCATED):
                 yield found.start(), found.end(), "ip", str(address)
 
 

@@ -24,6 +24,7 @@ from imglish.records import pack_json, unpack_json
 
 Rows = Sequence[Mapping[str, Any]]
 """Occurrences with a payload: `kind`, `payload`, `captions`."""
+_WRITTEN, _PICTURED = ("text", "pair"), ("pair", "image")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Maker:
     """How a measure is made from its settings (`decide.measure.<name>`); `columns` are those that rules may read."""
 
     settings: type[Section]
+    kinds: tuple[str, ...]
     schema: pa.Schema
     make: Callable[[Any, Recipe], Measure]
 
@@ -76,7 +78,7 @@ _PII = pa.schema([pa.field("pii", pa.binary())])  # JSON of (caption or -1, star
 
 def _pii(settings: PiiSettings, recipe: Recipe) -> Measure:
     params = {"regions": list(settings.regions), "phonenumbers": _version("phonenumbers", "imglish[rules]")}
-    return Measure("pii", 1, ("text", "pair"), _PII, params, lambda rows: _find_pii(rows, settings.regions))
+    return Measure("pii", 1, _WRITTEN, _PII, params, lambda rows: _find_pii(rows, settings.regions))
 
 
 def _find_pii(rows: Rows, regions: Sequence[str]) -> pa.Table:
@@ -106,7 +108,7 @@ def _picture(settings: NoSettings, recipe: Recipe) -> Measure:
         found = [pair or (None, None) for pair in measure_pictures([row["payload"] for row in rows], most)]
         return pa.table([pa.array([pair[n] for pair in found], pa.float64()) for n in (0, 1)], schema=_PICTURE)
 
-    return Measure("picture", 1, ("pair", "image"), _PICTURE, {"max_pixels": most, "short_side": SHORT_SIDE}, call)
+    return Measure("picture", 1, _PICTURED, _PICTURE, {"max_pixels": most, "short_side": SHORT_SIDE}, call)
 
 
 _NSFW = pa.schema([pa.field("nsfw_score", pa.float64())])
@@ -125,7 +127,7 @@ def _nsfw(settings: NsfwSettings, recipe: Recipe) -> Measure:
     def call(rows: Rows) -> pa.Table:
         return pa.table([pa.array(scorer([row["payload"] for row in rows]), pa.float64())], schema=_NSFW)
 
-    return Measure("nsfw", 1, ("pair", "image"), _NSFW, {"weights": scorer.weights}, call)
+    return Measure("nsfw", 1, _PICTURED, _NSFW, {"weights": scorer.weights}, call)
 
 
 def _version(package: str, extra: str) -> str:
@@ -144,10 +146,10 @@ def _text_schema() -> pa.Schema:
 
 
 MAKERS: dict[str, Maker] = {
-    "text": Maker(NoSettings, _text_schema(), _text),
-    "pii": Maker(PiiSettings, _PII, _pii),
-    "picture": Maker(NoSettings, _PICTURE, _picture),
-    "nsfw": Maker(NsfwSettings, _NSFW, _nsfw),
+    "text": Maker(NoSettings, ("text",), _text_schema(), _text),
+    "pii": Maker(PiiSettings, _WRITTEN, _PII, _pii),
+    "picture": Maker(NoSettings, _PICTURED, _PICTURE, _picture),
+    "nsfw": Maker(NsfwSettings, _PICTURED, _NSFW, _nsfw),
 }
 
 

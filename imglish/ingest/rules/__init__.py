@@ -9,7 +9,7 @@ from __future__ import annotations
 from imglish.ingest.rules.base import Check, Edit, Family, Finding, Rule, first_failure, floats
 from imglish.ingest.rules.presets import PRESETS
 from imglish.ingest.rules.registry import FAMILIES, MAX_RULES, active_rules
-from imglish.ingest.rules.user import ERROR, Drop, rule
+from imglish.ingest.rules.user import ERROR, Drop, absolute, rule
 
 __all__ = [
     "ERROR",
@@ -23,6 +23,7 @@ __all__ = [
     "Family",
     "Finding",
     "Rule",
+    "absolute",
     "active_rules",
     "first_failure",
     "floats",

@@ -73,6 +73,12 @@ def is_file(entry: str) -> bool:
     return entry.rpartition(":")[0].endswith(".py")
 
 
+def absolute(entry: str, root: str) -> str:
+    """An entry whose file is found whatever the root; others as they are."""
+    file, _, name = entry.rpartition(":")
+    return f"{Path(root, file).absolute()}:{name}" if is_file(entry) else entry
+
+
 def load_rule(entry: str, root: str, given: Mapping[str, Mapping[str, Any]]) -> Rule:
     """The rule of "file.py:function" below `root`; RecipeError when it cannot be had or a threshold is wrong."""
     file, _, name = entry.rpartition(":")
