@@ -74,7 +74,7 @@ allow_private = ["127.0.0.1:{port}"]
 timeout = 3.0
 deadline = 6.0
 
-[decide.text]
+[decide.rule.text_length]
 min_words = 20
 
 [tokenize.text]

@@ -19,6 +19,8 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from imglish.ingest.decide import BUCKET_ROWS, PIECE_ROWS
+from imglish.ingest.measures.registry import MAKERS, needed_names
+from imglish.ingest.tally import verdicts
 from imglish.recipe import CodebookConfig, Recipe, VqkdConfig
 from imglish.records import ANNOTATIONS, DECISIONS, DOCUMENTS, EVIDENCE, IMAGES, LANDING, MEMBERS, Kind
 from imglish.shards.metadata import METADATA
@@ -85,6 +87,10 @@ _DEFAULTS = {
     "land s/url": 0.02,
     "annotate s/image": 0.006,
     "annotate s/byte": 6e-8,
+    "measure s/text": 1.3e-7,  # a byte
+    "measure s/pii": 9e-8,  # a byte
+    "measure s/picture": 0.01,
+    "measure s/nsfw": 0.03,
     "resolve s/row": 1.5e-5,
     "decide s/row": 1.5e-5,
     "tally s/row": 1e-5,
@@ -115,6 +121,7 @@ _DEFAULTS = {
     "landing B/byte, image": 1.0,
     "landing B/byte, text": 0.4,
     "annotate B/row": 45,
+    "measure B/text": 840,
     "resolve B/row": 25,
     "decide B/row": 50,
     "members B/row": 150,
@@ -201,6 +208,7 @@ class _Estimate:
                 _bytes(rows * rate("annotate B/row") + units * _footer(ANNOTATIONS)),
                 origin=self._origin("annotate s/image", "annotate s/byte"),
             ),
+            *self._measures(),
             self._grouped("resolve", -(-rows // BUCKET_ROWS), 0),
             self._grouped("decide", -(-rows // PIECE_ROWS), units * _footer(DECISIONS) + _footer(EVIDENCE)),
             Stage("tally", units, rows * rate("tally s/row"), origin=self._origin("tally s/row")),
@@ -281,6 +289,16 @@ class _Estimate:
             bytes_in=fetched,
             origin=self._origin(*(["land s/byte"] if local else []), *(["land s/url"] if self.urls else [])),
         )
+
+    def _measures(self) -> list[Stage]:
+        """What the recipe's rules need beyond annotate, as one stage."""
+        names = needed_names(self.recipe)
+        pictures = self.usable["pair"] + self.usable["image"]
+        handled = {"text": self.bytes["text"], "pii": self.bytes["text"], "picture": pictures, "nsfw": pictures}
+        seconds = sum(handled[name] * self._rate(f"measure s/{name}") for name in names)
+        kept = sum(self.usable["text"] * self._rate("measure B/text") for name in names if name == "text")
+        files = sum(amount.units for name in names for amount in self.amounts if amount.kind in MAKERS[name].kinds)
+        return [Stage("measure", files, seconds, _bytes(kept + 2_000 * files), origin="default")] if names else []
 
     def _grouped(self, name: str, units: int, more: int) -> Stage:
         seconds = self.rows * self._rate(f"{name} s/row")
@@ -392,10 +410,9 @@ def _of_rows(receipts: Mapping[str, Sequence[Receipt]]) -> Quotients:
 def _of_verdicts(receipts: Mapping[str, Sequence[Receipt]]) -> Quotients:
     counts: dict[tuple[str, str, str], int] = {}
     for receipt in receipts.get("tally", ()):
-        for name, count in receipt.counts.items():
-            _, kind, verdict, rule = name.split("|")
-            key = (kind, verdict, rule if verdict == "drop" else "")
-            counts[key] = counts.get(key, 0) + count
+        for one in verdicts(receipt.counts):
+            key = (one.kind, one.verdict, one.rule if one.verdict == "drop" else "")
+            counts[key] = counts.get(key, 0) + one.count
     found: Quotients = {}
     for kind in _KINDS:
         used = counts.get((kind, "keep", ""), 0) + counts.get((kind, "merge", ""), 0)

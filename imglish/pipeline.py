@@ -25,7 +25,10 @@ from imglish.errors import ImglishError, LockError, SourceError, StageError, Sto
 from imglish.ingest.annotate import AnnotateTask, annotate_units
 from imglish.ingest.decide import decide
 from imglish.ingest.land import land, landing_files
-from imglish.ingest.tally import TallyTask, Verdicts, tally_units, verdicts, wipe_outs
+from imglish.ingest.measures.registry import Measure, make_measure, needed_names
+from imglish.ingest.measures.stage import MeasureTask, measure_units
+from imglish.ingest.rules import active_rules
+from imglish.ingest.tally import TallyTask, Verdicts, rule_errors, tally_units, verdicts, wipe_outs
 from imglish.lease import lease
 from imglish.recipe import Recipe, VqkdConfig, content_fields
 from imglish.shards.images import CODEC
@@ -137,6 +140,7 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         self.store = Store(self.recipe.work)
+        active_rules(self.recipe)  # a wrong rule or threshold is said before anything is done
 
     def build(self) -> BuildResult:
         """Run what is missing and write the manifest; everything finished before is used again."""
@@ -208,7 +212,7 @@ class Pipeline:
         with self._timed("manifest"):
             manifest = self._manifest(shards, decisions, tallies, models)
         found = verdicts(counts_of(tallies))
-        warnings = wipe_outs(found, self.recipe.decide.alarm_share)
+        warnings = rule_errors(counts_of(tallies)) + wipe_outs(found, self.recipe.decide.alarm_share)
         landed_bytes = {name: counts_of(receipts).get("bytes", 0) for name, receipts in self.landed.items()}
         return BuildResult(
             manifest, self.store.url(MANIFEST), self.seconds, landed_bytes, found, counts_of(shards), warnings
@@ -219,7 +223,8 @@ class Pipeline:
         with self._timed("land"):
             landed = land(self.store, self.engine, self.recipe, self.progress, self.note)
             self.landed = landed
-            landing = [file for receipts in landed.values() for file in landing_files(receipts)]
+            files = {name: list(landing_files(receipts)) for name, receipts in landed.items()}
+            landing = [file for found in files.values() for file in found]
         if not sum(output.rows for output in landing):
             raise SourceError("the sources hold no occurrence at all; check `path` of each [[source]]")
         with self._timed("annotate"):
@@ -227,9 +232,42 @@ class Pipeline:
             task = AnnotateTask(self.store)
             annotated = run_map(self.store, TABLES, self.engine, task, units, self.progress)
             annotations = [receipt.outputs["rows"] for receipt in annotated]
+        kind_of = {source.name: source.kind for source in self.recipe.source}
+        measures = self._measured(landing, [kind_of[name] for name, found in files.items() for _ in found])
         with self._timed("decide"):
-            decided = decide(self.store, self.engine, self.recipe, annotations, self.progress)
+            decided = decide(self.store, self.engine, self.recipe, annotations, self.progress, measures)
         return [LandingFile(*files) for files in zip(landing, annotations, decided.decisions, strict=True)]
+
+    def _measured(self, landing: Sequence[Output], kinds: Sequence[str]) -> list[list[Output]]:
+        """For every landing file the measures that the recipe's rules need of its kind."""
+        measures = [make_measure(name, self.recipe) for name in needed_names(self.recipe)]
+        if not measures:
+            return [[] for _ in landing]
+        self._hold_weights(measures)
+        with self._timed("measure"):
+            units = measure_units(self.recipe, landing, kinds)
+            task, flat = MeasureTask(self.store, self.recipe), [unit for mine in units for unit in mine]
+            done = iter(run_map(self.store, TABLES, self.engine, task, flat, self.progress))
+            return [[next(done).outputs["rows"] for _ in mine] for mine in units]
+
+    def _hold_weights(self, measures: Sequence[Measure]) -> None:
+        """Write the digests of scorers' weights to the lock; LockError for one that has changed since."""
+        lock = read_lock(self.store)
+        known = dict(lock)
+        for measure in measures:
+            digest = measure.params.get("weights")
+            key = f"{measure.name}-{json_digest(self.recipe.decide.measure.get(measure.name, {}))[:16]}"
+            if digest is None:
+                continue
+            held = known.setdefault(key, {"digest": digest, "path": key})["digest"]
+            if held != digest:
+                raise LockError(
+                    f"{LOCK}: the weights of measure {measure.name} are locked as {held[:12]}, those here have "
+                    f"{digest[:12]}; bring the old ones back, or accept these with "
+                    f"decide.measure.{measure.name}.sha256={digest}"
+                )
+        if known != lock and not isinstance(self.engine, NoEngine):
+            write_lock(self.store, known)
 
     def _selected(self, files: Sequence[LandingFile]) -> list[Selected]:
         with self._timed("select"):
@@ -322,6 +360,8 @@ class Pipeline:
             decisions={
                 "digest": json_digest([tally.notes["decisions"] for tally in tallies]),
                 "files": [{"path": d.path, "sha256": d.sha256, "bytes": d.bytes} for d in decisions],
+                "rules": [rule.facts() for rule in active_rules(self.recipe)],
+                "measures": [_measure_facts(make_measure(n, self.recipe)) for n in needed_names(self.recipe)],
             },
             recipe={name: value for name, value in content_fields(self.recipe).items() if name != "train"},
             libraries={name: importlib.metadata.version(name) for name in BYTES_LIBRARIES},
@@ -399,6 +439,10 @@ def _refuse_mixed_platforms(recipe: Recipe, pictures: Sequence[Receipt]) -> None
 def _tokenizer_facts(model: Mapping[str, Any]) -> dict[str, Any]:
     wanted = ("digest", "vocabulary", "mask_id", "type", "codes", "size", "patch", "grid", "path")
     return {name: model[name] for name in wanted if name in model}
+
+
+def _measure_facts(measure: Measure) -> dict[str, Any]:
+    return {"measure": measure.name, "version": measure.version, "params": dict(measure.params)}
 
 
 def _sources(recipe: Recipe, found: Sequence[Verdicts], tallies: Sequence[Receipt]) -> dict[str, Any]:

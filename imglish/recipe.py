@@ -4,41 +4,64 @@
 
 Every section is a frozen model; unknown keys are refused with a suggestion. A field marked *run* changes
 how a build runs (workers, time-outs) and never its bytes; all others are *content* and enter the manifest's
-digest. `content_fields(section)` gives those.
+digest. `content_fields(section)` gives those. Sections with a file of their own: `recipe_decide`, `recipe_tokenize`.
 """
 
 from __future__ import annotations
 
 import difflib
-import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from imglish.errors import RecipeError
-from imglish.records import Kind
+from imglish.recipe_base import RUN, Section, content_fields, parse_size
+from imglish.recipe_decide import DecideConfig
+from imglish.recipe_tokenize import (
+    CodebookConfig,
+    PluginConfig,
+    StoredConfig,
+    TextTokenizerConfig,
+    TokenizeConfig,
+    ViewConfig,
+    VisualTokenizerConfig,
+    VqkdConfig,
+    VqkdTrainConfig,
+)
+from imglish.records import KINDS, Kind
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT])(i?)B")
+__all__ = [
+    "RUN",
+    "CodebookConfig",
+    "DecideConfig",
+    "EngineName",
+    "FetchConfig",
+    "MaskConfig",
+    "ModelConfig",
+    "PackConfig",
+    "PluginConfig",
+    "Recipe",
+    "RunConfig",
+    "Section",
+    "SourceConfig",
+    "StoredConfig",
+    "TextTokenizerConfig",
+    "TokenizeConfig",
+    "TrainConfig",
+    "ViewConfig",
+    "VisualTokenizerConfig",
+    "VqkdConfig",
+    "VqkdTrainConfig",
+    "content_fields",
+    "load_recipe",
+    "make_recipe",
+    "parse_size",
+]
+
 EngineName = Literal["dask", "spark"]
-RUN = Field(json_schema_extra={"affects": "run"})
-"""Marks a field that changes how a build runs, never its bytes."""
-
-
-def parse_size(text: str) -> int:
-    """Bytes of a size such as "4GB" or "512MiB"; ValueError for anything else."""
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
-        raise ValueError(f"{text!r} is not a size; write it like 4GB or 512MiB")
-    return int(float(found.group(1)) * (1024 if found.group(3) else 1000) ** ("KMGT".index(found.group(2)) + 1))
-
-
-class Section(BaseModel):
-    """Base of every part of a recipe."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
 class SourceConfig(Section):
@@ -103,230 +126,6 @@ class FetchConfig(Section):
     """URLs in one unit, at most."""
 
 
-class ImageRules(Section):
-    """Thresholds of `image_size@1` and `image_aspect@1`."""
-
-    min_side: int = Field(default=32, ge=1)
-    """Shorter side of the original, pixels (DataComp and COYO use 200 for web photographs)."""
-    max_aspect: float = Field(default=3.0, ge=1)
-    """Long side over short side (DataComp basic and COYO: 3.0)."""
-
-
-class CaptionRules(Section):
-    """Thresholds of `caption_length@1`."""
-
-    min_words: int = Field(default=1, ge=1)
-    """Words of one caption (COYO and CC12M use 3; single-word names are kept by default)."""
-    max_words: int = Field(default=256, ge=1)
-    """Words of one caption (CC12M and COYO: 256)."""
-
-
-class TextRules(Section):
-    """Thresholds of `text_length@1` and `text_language@1`."""
-
-    languages: tuple[str, ...] = ()
-    """ISO 639-1 codes to keep; empty keeps every language."""
-    min_score: float = Field(default=0.65, ge=0, le=1)
-    """Confidence of the language (FineWeb and RefinedWeb: fastText 0.65)."""
-    min_words: int = Field(default=50, ge=0)
-    """Words in a document (Gopher: 50)."""
-
-
-class DecideConfig(Section):
-    """Which occurrences become samples."""
-
-    image: ImageRules = ImageRules()
-    caption: CaptionRules = CaptionRules()
-    text: TextRules = TextRules()
-    placeholder_urls: int = Field(default=20, ge=0)
-    """More different URLs of one host than this behind the same bytes are a placeholder; 0 never says so."""
-    validation_share: float = Field(default=0.05, ge=0, lt=1)
-    """Share of records in the validation split, by content."""
-    captioned_images: Literal["pair", "both"] = "pair"
-    """Whether an image source's picture that also has captions stays in the image stream ("both") or not."""
-    alarm_share: Annotated[float, RUN] = Field(default=0.9, gt=0, le=1)
-    """A rule that drops more than this share of a source is shouted about."""
-    buckets: Annotated[int | None, RUN] = Field(default=None, gt=0)
-    """Buckets of the grouping by record; None makes one for every 150,000 occurrences, about 25 MB."""
-
-
-class StoredConfig(Section):
-    """The image that goes into a shard (DESIGN section 6)."""
-
-    short_side: int = Field(default=256, ge=16)
-    """Pixels; smaller images keep their size."""
-    quality: int = Field(default=90, ge=1, le=100)
-    """libjpeg quality."""
-    max_pixels: int = Field(default=100_000_000, gt=0)
-    """A larger original is refused before it is decoded."""
-
-
-class ViewConfig(Section):
-    """Crop boxes and flips drawn once per record and stored with it."""
-
-    count: int = Field(default=4, ge=1, le=64)
-    """K, views per image."""
-    min_scale: float = Field(default=0.2, gt=0, le=1)
-    """Smallest area share of a crop (BEiT v2 recipe: 0.2)."""
-    max_ratio: float = Field(default=4 / 3, ge=1)
-    """Aspect of a crop is log-uniform in [1 / max_ratio, max_ratio] (BEiT v2: 4/3)."""
-    flip: bool = True
-    """Half of the views are mirrored."""
-
-
-class TextTokenizerConfig(Section):
-    """SentencePiece model; ids by facts section 5 (`<s> <pad> </s> <unk>` 0..3, pieces + 1, `<mask>` last)."""
-
-    model: str | None = None
-    """An existing `.model`/`.spm` file, relative to the recipe's `root`; None trains one on the corpus."""
-    vocabulary: int = Field(default=64_000, ge=64, le=65_000)
-    """Pieces to train (paper: 64k)."""
-    type: Literal["unigram", "bpe"] = "unigram"
-    """SentencePiece model type."""
-    sample_bytes: int = Field(default=1 << 30, gt=0)
-    """Budget of training text, shared evenly by (source, language)."""
-    byte_fallback: bool = True
-    """Unknown characters become byte pieces instead of `<unk>`."""
-
-
-class CodebookConfig(Section):
-    """Codes by k-means over what patches look like, fitted on the corpus: no weights are needed."""
-
-    type: Literal["codebook"] = "codebook"
-    """Which visual tokenizer this is."""
-    size: int = Field(default=224, ge=16)
-    """Side of the rendered view, pixels."""
-    patch: int = Field(default=16, ge=4)
-    """Side of a patch, pixels; the grid is (size / patch) squared."""
-    codes: int = Field(default=8192, ge=2, le=8192)
-    """Codebook size (BEiT v2: 8192)."""
-    sample_images: int = Field(default=20_000, gt=0)
-    """Training images for the fit."""
-    iterations: int = Field(default=20, gt=0)
-    """Lloyd iterations."""
-
-    @model_validator(mode="after")
-    def _grid(self) -> CodebookConfig:
-        if self.size % self.patch:
-            raise ValueError(f"size {self.size} is not a multiple of patch {self.patch}")
-        return self
-
-
-class VqkdTrainConfig(Section):
-    """How `imglish fit visual` trains a VQ-KD tokenizer; the defaults are BEiT v2's (facts section 4.2)."""
-
-    teacher: str = "efficientnet-lite0"
-    """Whose features are predicted: "efficientnet-lite0", "clip", "dino", or an entry point of `imglish.teachers`."""
-    teacher_weights: str | None = None
-    """File of the teacher's weights, relative to `root`; None takes those that the teacher's package ships."""
-    patch: int = Field(default=16, ge=4)
-    """Side of a patch, pixels."""
-    width: int = Field(default=768, ge=64, multiple_of=64)
-    """Channels of encoder and decoder; heads have 64."""
-    depth: int = Field(default=12, ge=1)
-    """Layers of the encoder."""
-    decoder_depth: int = Field(default=3, ge=1)
-    """Layers of the decoder (BEiT v2 published 1 and 3)."""
-    dimension: int = Field(default=32, ge=2)
-    """Length of a code's vector."""
-    codes: int = Field(default=8192, ge=2, le=8192)
-    """Codebook size."""
-    decay: float = Field(default=0.99, ge=0, lt=1)
-    """Of the codebook's moving average."""
-    revive_after: int = Field(default=100, gt=0)
-    """A code that no patch of so many steps took moves to a patch of the batch; ours, BEiT v2 leaves it dead."""
-    kmeans_iterations: int = Field(default=10, ge=0)
-    """Cosine k-means on the first batch that starts the codebook."""
-    sample_images: int = Field(default=1_300_000, gt=0)
-    """Training images, those with the smallest H(seed, id) of the train split."""
-    views: int = Field(default=100, gt=0)
-    """Different crops of an image; epoch e shows crop e mod views."""
-    min_scale: float = Field(default=0.08, gt=0, le=1)
-    """Smallest area share of a crop."""
-    epochs: int = Field(default=100, gt=0)
-    """Passes over the training images."""
-    batch: int = Field(default=512, gt=0)
-    """Images in a step."""
-    learning_rate: float = Field(default=2e-4, gt=0)
-    """Peak."""
-    min_learning_rate: float = Field(default=1e-5, ge=0)
-    """Cosine floor."""
-    warmup_epochs: float = Field(default=10, ge=0)
-    """Linear warm-up."""
-    weight_decay: float = Field(default=1e-4, ge=0)
-    """AdamW."""
-    betas: tuple[float, float] = (0.9, 0.99)
-    """AdamW."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Compute type of the transformers; the quantizer is always fp32."""
-    evaluate_images: int = Field(default=512, gt=0)
-    """Validation images that the cosine to the teacher is measured on."""
-    remember_gigabytes: float = Field(default=4.0, ge=0)
-    """The teacher's features of all crops are kept on disk when they are no larger than this; content, because a
-    feature that was computed in another batch may differ in its last bit."""
-    checkpoint_every: Annotated[int, RUN] = Field(default=200, gt=0)
-    """Steps between checkpoints."""
-    threads: Annotated[int | None, RUN] = None
-    """CPU threads; None is all cores."""
-    max_minutes: Annotated[float | None, RUN] = None
-    """Stop early after this long; the schedule still runs over all epochs."""
-
-
-class VqkdConfig(Section):
-    """Codes by a VQ-KD network as in BEiT v2: a file that is given, or one that `imglish fit visual` trains."""
-
-    type: Literal["vqkd"]
-    """Which visual tokenizer this is."""
-    weights: str | None = None
-    """Official `.pth`, or a safetensors file of ours, relative to `root`; None is the one that was trained here."""
-    size: int = Field(default=224, ge=16)
-    """Side of the rendered view, pixels; 256 gives a /16 network the 16 x 16 grid of a patch-14 model at 224."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Compute type of the encoder; bf16 is faster, gives some other codes, and is a tokenizer digest of its own."""
-    threads: int = Field(default=1, gt=0)
-    """CPU threads of one worker: sums depend on them in their last bits."""
-    device: Annotated[Literal["cpu", "cuda"], RUN] = "cpu"
-    """Where workers encode; receipts record it, and codes of unlike devices are not mixed unasked."""
-    train: VqkdTrainConfig = VqkdTrainConfig()
-    """How it is trained when `weights` is left out."""
-
-
-class PluginConfig(Section):
-    """Codes by a package's tokenizer: an entry point of the group `imglish.visual_tokenizers`."""
-
-    type: Literal["plugin"]
-    """Which visual tokenizer this is."""
-    plugin: str
-    """Name of the entry point, a callable that gets `options` and returns a visual tokenizer."""
-    options: dict[str, Any] = Field(default_factory=dict)
-    """Passed to it."""
-
-
-def _visual_type(value: Any) -> str:
-    return str(value.get("type", "codebook") if isinstance(value, dict) else value.type)
-
-
-VisualTokenizerConfig = Annotated[
-    Annotated[CodebookConfig, Tag("codebook")]
-    | Annotated[VqkdConfig, Tag("vqkd")]
-    | Annotated[PluginConfig, Tag("plugin")],
-    Discriminator(_visual_type),
-]
-"""Where the codes come from; `type` decides, "codebook" when left out."""
-
-
-class TokenizeConfig(Section):
-    """Text ids, stored images, views and codes."""
-
-    text: TextTokenizerConfig = TextTokenizerConfig()
-    visual: VisualTokenizerConfig = CodebookConfig()
-    """Visual tokenizer: a section of the type that it names."""
-    stored: StoredConfig = StoredConfig()
-    views: ViewConfig = ViewConfig()
-    batch: int = Field(default=32, gt=0)
-    """Images in one encode; slots are fixed by landing, so codes do not depend on what is kept."""
-
-
 class PackConfig(Section):
     """Shards."""
 
@@ -340,7 +139,7 @@ class PackConfig(Section):
     """Captions of one pair, the first in the order of DESIGN section 4."""
     max_caption_ids: int = Field(default=64, ge=4)
     """Ids of one caption with `<s>` and `</s>`; longer ones are truncated and counted."""
-    repeat: dict[str, Annotated[int, Field(ge=1, le=1000)]] = {}
+    repeat: dict[str, Annotated[int, Field(ge=1, le=1000)]] = Field(default_factory=dict)
     """Index rows of a sample by source name, 1 when absent: `{ albums = 3 }` shows each picture of that source three
     times in an epoch. A sample with occurrences of several sources gets the largest. Pairs and images only."""
     rounds: Annotated[int, RUN] = Field(default=1, ge=1)
@@ -398,7 +197,7 @@ class TrainConfig(Section):
 
     model: ModelConfig = ModelConfig()
     masks: MaskConfig = MaskConfig()
-    batch: dict[Kind, int] = {"pair": 8, "image": 8, "text": 8}
+    batch: dict[Kind, int] = Field(default_factory=lambda: dict.fromkeys(KINDS, 8))
     """Samples of each kind in one global batch (paper: 2048 each)."""
     steps: int = Field(default=1000, gt=0)
     """Optimizer steps (paper: 1M)."""
@@ -512,31 +311,6 @@ def make_recipe(values: dict[str, Any], origin: str = "recipe") -> Recipe:
     except ValidationError as error:
         found = [item for item in error.errors() if item["loc"] != ("source",) or len(error.errors()) == 1]
         raise RecipeError(f"{origin}: " + "; ".join(_explain(item) for item in found)) from None
-
-
-def content_fields(section: BaseModel) -> dict[str, Any]:
-    """The fields that change bytes, nested, as plain JSON values."""
-    kept: dict[str, Any] = {}
-    for name, info in type(section).model_fields.items():
-        if _is_run(info):
-            continue
-        kept[name] = _plain(getattr(section, name))
-    return kept
-
-
-def _is_run(info: Any) -> bool:
-    extra = info.json_schema_extra
-    return isinstance(extra, dict) and extra.get("affects") == "run"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return content_fields(value)
-    if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return value
 
 
 def _absolute(base: Path, text: str) -> str:

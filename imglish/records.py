@@ -100,7 +100,9 @@ ANNOTATIONS = pa.schema(
         pa.field("characters", pa.int64()),
         pa.field("language", pa.string()),  # ISO 639-1 of a text, or of a pair's first caption
         pa.field("language_score", pa.float64()),
-        pa.field("captions", pa.binary()),  # JSON list of {"words", "characters", "language", "score"}
+        pa.field(
+            "captions", pa.binary()
+        ),  # JSON, each {"words", "bytes", "characters", "repeats", "language", "score"}
     ]
 )
 

@@ -27,6 +27,7 @@ from imglish.digests import canonical_json, json_digest
 from imglish.errors import ImglishError
 from imglish.ingest.land import INDEX, STAGE, source_content
 from imglish.ingest.landing import FOLDER, LandingFiles
+from imglish.ingest.rules import absolute
 from imglish.ingest.sources import reader
 from imglish.ingest.sources.base import Part, Row
 from imglish.pipeline import Pipeline
@@ -179,7 +180,9 @@ def _small(recipe: Recipe, sources: Sequence[SourceConfig], folder: str) -> Reci
     if isinstance(visual, CodebookConfig):
         visual = visual.model_copy(update={"iterations": 1, "sample_images": 64})
     pack = recipe.pack.model_copy(update={"train_shards": 1, "validation_shards": 1, "rounds": 1, "repeat": {}})
+    rules = tuple(absolute(entry, recipe.root) for entry in recipe.decide.rules)
     changes = {
+        "decide": recipe.decide.model_copy(update={"rules": rules}),
         "root": str(Path(folder, "nothing-here")),
         "work": folder,
         "source": tuple(sources),

@@ -44,8 +44,9 @@ def diff(old_path: str, new_path: str) -> dict[str, Any]:
     """All differences under stable names, as JSON values; ManifestError when a manifest or table is damaged.
 
     `samples`: added, removed and moved to the other split, by kind, source and reason. `decisions`: occurrences that
-    are new, gone or re-decided, by source and by what was and is said. `tokenizers`, `views`, `images`, `recipe` and
-    `libraries`: dotted names with the value in both (null where there is none). `counts`: index rows by split, kind.
+    are new, gone or re-decided, by source and by what was and is said. `tokenizers`, `views`, `images`, `rules`
+    (thresholds filled in), `recipe` and `libraries`: dotted names with the value in both (null where there is none).
+    `counts`: index rows by split, kind.
     """
     old, new = Tables(old_path), Tables(new_path)
     before, after = _different_decisions(old, new)
@@ -59,6 +60,7 @@ def diff(old_path: str, new_path: str) -> dict[str, Any]:
         "samples": _samples(old, new, before, after),
         "decisions": _decisions(before, after),
         **fields,
+        "rules": _fields(*(_rules(manifest) for manifest in plain)),
         "recipe": _fields(plain[0]["recipe"], plain[1]["recipe"]),
         "libraries": _fields(plain[0]["libraries"], plain[1]["libraries"]),
     }
@@ -68,6 +70,11 @@ def _identity(tables: Tables) -> dict[str, Any]:
     manifest = tables.manifest
     facts = {"name": manifest.name, "version": manifest.version, "digest": manifest.digest}
     return {**facts, "data_digest": manifest.data_digest, "shards": len(manifest.shards)}
+
+
+def _rules(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What was decided by, by rule."""
+    return {str(rule["rule"]): {"place": n, **rule} for n, rule in enumerate(manifest["decisions"]["rules"])}
 
 
 def _fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -205,7 +212,7 @@ def describe(found: Mapping[str, Any]) -> str:
     for title, part in (("samples", "samples"), ("decisions", "decisions")):
         for name, rows in found[part].items():
             lines += [f"{title} {name}: {_sentence(row)}" for row in rows]
-    for name in ("counts", "tokenizers", "views", "images", "recipe", "libraries"):
+    for name in ("counts", "tokenizers", "views", "images", "rules", "recipe", "libraries"):
         lines += [f"{name}.{field}: {_shown(a)} -> {_shown(b)}" for field, (a, b) in found[name].items()]
     return "\n".join(lines)
 

@@ -1,20 +1,20 @@
 """The funnel: what became of every occurrence, by source, kind and rule, from the decisions tables.
 
 A rule is known by the bit it has in `fired`: in a dropped row the lowest bit belongs to the rule that decided, so the
-tables themselves say which bit is whose. A rule that never came first is named by this release's list of rules if that
+tables themselves say which bit is whose. A rule that never came first is named by the manifest's list of rules if that
 agrees with the tables, else `bit <n>`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from imglish.audit.tables import Tables
-from imglish.ingest.rules import RULES
 
 VERDICTS = {"keep": "kept", "merge": "merged", "drop": "dropped"}
 EXAMPLES = 3
@@ -43,7 +43,7 @@ def funnel(tables: Tables) -> dict[str, Any]:
     return {
         **_totals(groups),
         "source": _by_source(groups),
-        "rule": _by_rule(groups, examples),
+        "rule": _by_rule(groups, examples, [str(rule["rule"]) for rule in tables.manifest.decisions.rules]),
         "payload": dict(sorted(statuses.items())),
     }
 
@@ -92,9 +92,12 @@ def _by_source(groups: Counter[tuple[Any, ...]]) -> dict[str, dict[str, Any]]:
     return dict(sorted(found.items()))
 
 
-def _by_rule(groups: Counter[tuple[Any, ...]], examples: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def _by_rule(
+    groups: Counter[tuple[Any, ...]], examples: dict[str, list[dict[str, Any]]], listed: Sequence[str]
+) -> dict[str, Any]:
     """Per rule: occurrences that it dropped (came first), merged, fired on, and that it alone would have dropped."""
-    names = _names({_lowest(fired): rule for _, _, verdict, rule, fired, _ in groups if verdict == "drop" and fired})
+    seen = {_lowest(fired): rule for _, _, verdict, rule, fired, _ in groups if verdict == "drop" and fired}
+    names = _names(seen, listed)
     found: dict[str, Any] = {}
 
     def cell(rule: str) -> dict[str, Any]:
@@ -111,10 +114,10 @@ def _by_rule(groups: Counter[tuple[Any, ...]], examples: dict[str, list[dict[str
     return dict(sorted(found.items()))
 
 
-def _names(seen: dict[int, str]) -> dict[int, str]:
-    """Rules by bit: those seen to decide, and the others when this release has the same list."""
-    ours = {bit: str(rule) for bit, rule in enumerate(RULES)}
-    return ours | seen if all(ours.get(bit) == rule for bit, rule in seen.items()) else seen
+def _names(seen: dict[int, str], listed: Sequence[str]) -> dict[int, str]:
+    """Rules by bit: those seen to decide, and the others when the manifest's list agrees with these."""
+    told = dict(enumerate(listed))
+    return told | seen if all(told.get(bit, rule) == rule for bit, rule in seen.items()) else seen
 
 
 def _lowest(fired: int) -> int:

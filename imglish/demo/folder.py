@@ -27,7 +27,7 @@ from imglish.demo.recipes import DEMO_RECIPE, restrict
 from imglish.errors import RecipeError, SourceError
 from imglish.ingest.sources.files import IMAGE_SUFFIXES, File
 from imglish.ingest.sources.tabular import SUFFIXES, Table, open_table
-from imglish.recipe import CodebookConfig, DecideConfig, FetchConfig, Recipe, SourceConfig, TextRules, load_recipe
+from imglish.recipe import CodebookConfig, FetchConfig, Recipe, SourceConfig, load_recipe
 from imglish.records import Kind
 
 IMAGE_COLUMNS = ("image", "image_path", "file_name", "filename", "filepath", "file", "path", "img", "photo", "picture")
@@ -215,12 +215,13 @@ def _scaled(recipe: Recipe, found: _Found) -> Recipe:
             "visual": visual,
         }
     )
-    decide = DecideConfig(
-        image=recipe.decide.image,
-        caption=recipe.decide.caption,
-        text=TextRules(languages=(), min_score=0.0, min_words=5),
-        validation_share=recipe.decide.validation_share if samples >= 2000 else 0.1,
-        captioned_images="both",  # otherwise a folder of pairs leaves no image for the image stream
+    mild = {"language": {"languages": (), "min_score": 0.0}, "text_length": {"min_words": 5}}
+    decide = recipe.decide.model_copy(
+        update={
+            "rule": {**recipe.decide.rule, **mild},
+            "validation_share": recipe.decide.validation_share if samples >= 2000 else 0.1,
+            "captioned_images": "both",  # otherwise a folder of pairs leaves no image for the image stream
+        }
     )
     pack = recipe.pack.model_copy(update={"train_shards": min(recipe.pack.train_shards, max(1, samples // 250))})
     batch = {kind: min(size, max(1, found.counts[kind] // 2)) for kind, size in recipe.train.batch.items()}

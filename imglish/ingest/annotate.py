@@ -26,7 +26,7 @@ from imglish.stages import Commit, Receipt, Unit
 from imglish.storage import Output, Store
 
 STAGE = "annotate"
-VERSION = 2
+VERSION = 3
 FOLDER = "tables"
 _BATCH_ROWS = 256
 _LANGUAGE_CHARACTERS = 2000
@@ -94,10 +94,16 @@ def _caption_columns(captions: Sequence[str]) -> dict[str, Any]:
     measured = []
     for caption in captions:
         language, score = detect_language(caption)
-        words, size = count_words(caption), len(caption.encode())
-        measured.append({"words": words, "bytes": size, "language": language, "score": score})
+        counts = {"words": count_words(caption), "bytes": len(caption.encode()), "characters": len(caption)}
+        measured.append({**counts, "repeats": _repeats(caption), "language": language, "score": score})
     first = measured[0] if measured else {"language": None, "score": None}
     return {"captions": pack_json(measured), "language": first["language"], "language_score": first["score"]}
+
+
+def _repeats(text: str) -> int:
+    """Words, in lower case, that occurred in the text before."""
+    words = text.lower().split()
+    return len(words) - len(set(words))
 
 
 def count_words(text: str) -> int:

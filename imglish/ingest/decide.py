@@ -2,8 +2,8 @@
 
 Two groupings through the engine's shuffle:
 
-- `resolve` judges annotations by `RULES` while loading them, brings the occurrences of a record together, picks the
-  survivor and the split;
+- `resolve` judges annotations by the recipe's rules while loading them, brings the occurrences of a record together,
+  picks the survivor and the split;
 - `decide` brings the verdicts back to their landing files, so that decisions lie row by row beside landing.
 
 The survivor of a record minimises (source priority, source name, row) among the occurrences that no rule
@@ -29,10 +29,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from imglish.digests import record_halves, table_digest
-from imglish.ingest.judge import JUDGED, evidence_rows, judge
+from imglish.ingest.judge import JUDGED, evidence_rows, judge, measured_rows
 from imglish.ingest.placeholders import RULE as PLACEHOLDER
 from imglish.ingest.placeholders import drop_placeholders
-from imglish.ingest.rules import EXACT_DUPLICATE, RULES
+from imglish.ingest.rules import EXACT_DUPLICATE, active_rules
 from imglish.recipe import Recipe, content_fields
 from imglish.records import DECISIONS, KINDS
 from imglish.seeds import stream, uniform
@@ -58,21 +58,28 @@ class Decided(NamedTuple):
 
 
 def decide(
-    store: Store, engine: Engine, recipe: Recipe, annotations: Sequence[Output], progress: Progress | None = None
+    store: Store,
+    engine: Engine,
+    recipe: Recipe,
+    annotations: Sequence[Output],
+    progress: Progress | None = None,
+    measures: Sequence[Sequence[Output]] = (),
 ) -> Decided:
-    """One decisions file for each annotations file, row by row the same occurrences."""
+    """One decisions file for each annotations file, row by row the same occurrences; `measures` lie beside them."""
     priorities = {source.name: source.priority for source in recipe.source}
     params = {
         "decide": content_fields(recipe.decide),
-        "rules": [*(str(rule) for rule in RULES), PLACEHOLDER],
+        "rules": [*(rule.facts() for rule in active_rules(recipe)), PLACEHOLDER],
         "priorities": priorities,
         "seed": recipe.seed,
     }
     rows = [output.rows for output in annotations]
     buckets = recipe.decide.buckets or max(1, -(-sum(rows) // BUCKET_ROWS))
     spans = _spans(rows)
-    pieces = [{"first": first, "paths": [output.path for output in annotations[first:end]]} for first, end in spans]
-    resolve_unit = Unit("resolve", VERSION, params, [output.sha256 for output in annotations])
+    files = [[rows, *more] for rows, more in zip(annotations, measures or [()] * len(annotations), strict=True)]
+    paths = [[output.path for output in outputs] for outputs in files]
+    pieces = [{"first": first, "paths": paths[first:end]} for first, end in spans]
+    resolve_unit = Unit("resolve", VERSION, params, [output.sha256 for outputs in files for output in outputs])
     judging, resolving = _Judge(store, recipe, buckets), _Resolve(store, recipe)
     resolved = run_group(store, FOLDER, engine, resolve_unit, judging, pieces, range(buckets), resolving, progress)
     decide_unit = Unit("decide", VERSION, {}, [resolve_unit.id])
@@ -104,7 +111,10 @@ class _Judge:
 
     def __call__(self, piece: Mapping[str, Any]) -> pa.Table:
         numbered = enumerate(piece["paths"], piece["first"])
-        judged = [judge(self.store.read_table(path), self.recipe, unit, self.buckets) for unit, path in numbered]
+        judged = [
+            judge(measured_rows(self.store, paths, self.recipe), self.recipe, unit, self.buckets)
+            for unit, paths in numbered
+        ]
         return pa.concat_tables(judged)
 
 
@@ -145,7 +155,7 @@ def resolve(rows: pa.Table, recipe: Recipe) -> pa.Table:
 
 def _resolve(rows: pa.Table, recipe: Recipe) -> pa.Table:
     group = _groups(rows.column("record_id"))
-    rows = drop_placeholders(rows, group, recipe.decide.placeholder_urls, bit=len(RULES))
+    rows = drop_placeholders(rows, group, recipe.decide.placeholder_urls, bit=len(active_rules(recipe)))
     passing = _mask(pc.equal(rows.column("verdict"), "keep"))
     kinds = {kind: passing & _mask(pc.equal(rows.column("kind"), kind)) for kind in KINDS}
     survivor = np.full(rows.num_rows, -1, dtype=np.int64)

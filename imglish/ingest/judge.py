@@ -1,6 +1,7 @@
 """Judge: the rules' verdicts on annotations, column by column, before duplicates are known.
 
-    judged = judge(annotations, recipe, unit=17, buckets=4)       # schema JUDGED, one row per occurrence
+    rows = measured_rows(store, paths, recipe)                    # annotations and measures, as far as rules read them
+    judged = judge(rows, recipe, unit=17, buckets=4)              # schema JUDGED, one row per occurrence
     evidence_rows(resolved)                                       # schema EVIDENCE, one row per rule that fired
 
 The first rule that fired decides; it stands in the row's own columns. What further rules said of the same row travels
@@ -19,9 +20,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from imglish.digests import record_halves
-from imglish.ingest.rules import RULES, Finding
+from imglish.errors import StageError
+from imglish.ingest.edits import compose
+from imglish.ingest.rules import Edit, Finding, Rule, active_rules
 from imglish.recipe import Recipe
-from imglish.records import DECISIONS, EVIDENCE, pack_json
+from imglish.records import ANNOTATIONS, DECISIONS, EVIDENCE, pack_json
+from imglish.storage import Store
 
 JUDGED = pa.schema(
     [
@@ -34,18 +38,38 @@ JUDGED = pa.schema(
     ]
 )
 _SAID = ("rule", "score", "threshold", "detail")
-_RULES = pa.array([str(rule) for rule in RULES])
+_ALWAYS = ("source", "row", "kind", "record_id", "url_place")
+
+
+def measured_rows(store: Store, paths: Sequence[str], recipe: Recipe) -> pa.Table:
+    """The annotations at the first path, the measures at the others, columns that no rule reads left out.
+
+    A column that is in none of the files is null: what it measures is not there for this kind of occurrence.
+    """
+    wanted = dict.fromkeys([*_ALWAYS, *(name for rule in active_rules(recipe) for name in rule.reads)])
+    rows = store.read_table(paths[0], [name for name in wanted if name in ANNOTATIONS.names])
+    for path in paths[1:]:
+        more = store.read_table(path)
+        if more.num_rows != rows.num_rows:
+            raise StageError(
+                f"{path} has {more.num_rows} rows and {paths[0]} {rows.num_rows}; remove both and build again"
+            )
+        for name in more.column_names:
+            rows = rows.append_column(more.schema.field(name), more.column(name)) if name in wanted else rows
+    return rows
 
 
 def judge(rows: pa.Table, recipe: Recipe, unit: int, buckets: int) -> pa.Table:
     """Annotations of landing file `unit` as JUDGED; bucket = record id mod buckets, 0 without a record."""
-    findings = [rule.judge(rows, recipe.decide) for rule in RULES]
+    rules = active_rules(recipe)
+    findings = [rule.judge(_readable(rows, rule), rule.limits) for rule in rules]
     count, place = rows.num_rows, np.arange(rows.num_rows)
     fired = np.stack([finding.fired for finding in findings])
     dropped: NDArray[np.bool_] = np.any(fired, axis=0)
     first = fired.argmax(axis=0)
     score = np.stack([finding.score for finding in findings])[first, place]
-    thresholds = pa.array([finding.threshold for finding in findings], pa.float64())
+    threshold = np.stack([finding.thresholds() for finding in findings])[first, place]
+    names = pa.array([str(rule) for rule in rules])
     rule = pa.array(first, mask=~dropped)
     columns: dict[str, Any] = {
         "bucket": record_halves(rows.column("record_id"))[0] % np.uint64(buckets),
@@ -53,16 +77,24 @@ def judge(rows: pa.Table, recipe: Recipe, unit: int, buckets: int) -> pa.Table:
         "place": place,
         **{name: rows.column(name) for name in ("source", "row", "kind", "record_id", "url_place")},
         "verdict": pc.if_else(pa.array(dropped), "drop", "keep"),
-        "rule": _RULES.take(rule),
+        "rule": names.take(rule),
         "score": pa.array(score, mask=~dropped | np.isnan(score)),
-        "threshold": thresholds.take(rule),
+        "threshold": pa.array(threshold, mask=~dropped | np.isnan(threshold)),
         "detail": _details(findings, first, dropped),
-        "fired": (fired * (1 << np.arange(len(RULES)))[:, None]).sum(axis=0),
+        "fired": (fired * (1 << np.arange(len(rules)))[:, None]).sum(axis=0),
         "edits": _edits(findings, dropped),
         "priority": _priorities(rows.column("source"), recipe),
-        "more": _more(findings, fired, first),
+        "more": _more(names.to_pylist(), findings, fired),
     }
     return pa.table([_column(columns.get(field.name), field, count) for field in JUDGED], schema=JUDGED)
+
+
+def _readable(rows: pa.Table, rule: Rule) -> pa.Table:
+    """The rows with every column that the rule reads; null where nothing of the kind was measured."""
+    for name in rule.reads:
+        if name not in rows.column_names:
+            rows = rows.append_column(name, pa.nulls(rows.num_rows))
+    return rows
 
 
 def _column(values: Any, field: pa.Field, count: int) -> Any:
@@ -81,14 +113,14 @@ def _details(findings: Sequence[Finding], first: NDArray[np.int64], dropped: NDA
 
 
 def _edits(findings: Sequence[Finding], dropped: NDArray[np.bool_]) -> list[bytes | None]:
-    found: dict[int, list[Any]] = {}
+    found: dict[int, list[Edit]] = {}
     for finding in findings:
         for place, edits in finding.edits.items():
             if not dropped[place]:
                 found.setdefault(place, []).extend(edits)
     packed: list[bytes | None] = [None] * len(dropped)
     for place, edits in found.items():
-        packed[place] = pack_json(edits)
+        packed[place] = pack_json(compose(edits))
     return packed
 
 
@@ -98,21 +130,21 @@ def _priorities(sources: pa.ChunkedArray, recipe: Recipe) -> pa.ChunkedArray:
     return priorities.take(pc.index_in(sources.combine_chunks(), value_set=names))
 
 
-def _more(findings: Sequence[Finding], fired: NDArray[np.bool_], first: NDArray[np.int64]) -> list[bytes | None]:
-    more: list[bytes | None] = [None] * len(first)
+def _more(names: Sequence[str], findings: Sequence[Finding], fired: NDArray[np.bool_]) -> list[bytes | None]:
+    more: list[bytes | None] = [None] * fired.shape[1]
     for place in np.flatnonzero(fired.sum(axis=0) > 1).tolist():
         numbers = np.flatnonzero(fired[:, place])[1:].tolist()
-        more[place] = orjson.dumps([_said(number, findings[number], place) for number in numbers])
+        more[place] = orjson.dumps([_said(names[number], findings[number], place) for number in numbers])
     return more
 
 
-def _said(number: int, finding: Finding, place: int) -> list[Any]:
-    score = float(finding.score[place])
-    return [str(RULES[number]), None if np.isnan(score) else score, finding.threshold, finding.detail.get(place)]
+def _said(name: str, finding: Finding, place: int) -> list[Any]:
+    numbers = (float(finding.score[place]), float(finding.thresholds()[place]))
+    return [name, *(None if np.isnan(number) else number for number in numbers), finding.detail.get(place)]
 
 
 def evidence_rows(rows: pa.Table) -> pa.Table:
-    """EVIDENCE of resolved rows, in their order: rules that fired in the order of RULES, then the merge."""
+    """EVIDENCE of resolved rows, in their order: rules that fired in the recipe's order, then the merge."""
     place = pa.array(np.arange(rows.num_rows))
     rows = rows.append_column("order", place)
     dropped = rows.filter(pc.equal(rows.column("verdict"), "drop"))

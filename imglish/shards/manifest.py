@@ -181,6 +181,8 @@ def _whole_part(plain: Mapping[str, Any]) -> dict[str, Any]:
         "slabs": [_without_path(slab) for slab in plain["slabs"]],
         "tokenizers": [_without_path(tokenizer) for tokenizer in plain["tokenizers"]["others"]],
         "tars": {str(n): name for n, shard in enumerate(plain["shards"]) if (name := shard["tokenizer"])},
+        "rules": plain["decisions"]["rules"],
+        "measures": plain["decisions"]["measures"],
         "parent": plain["parent"],
         "parts": [_without_path(part) for part in plain["parts"]],
         "duplicates": plain["duplicates"],

@@ -126,6 +126,10 @@ class Decisions(_Part):
     digest: Digest
     """Logical digest over all rows."""
     files: tuple[FileRef, ...]
+    rules: tuple[Mapping[str, Any], ...] = ()
+    """In the order of their bits in `fired`: `rule`, `thresholds`, and of a user's own `source_sha256`."""
+    measures: tuple[Mapping[str, Any], ...] = ()
+    """What was measured for them: `measure`, `version`, `params` with the digests of scorers' weights."""
 
 
 @with_config(_FORBID)

@@ -94,6 +94,9 @@ class Shard:
         return Receipt("", "pack", {"shard": tar, "metadata": store.put_table("shards", rows)}, found.counts, notes)
 
 
+RULES = [{"rule": name, "thresholds": {}} for name in ("payload@1", "image_size@1", "image_aspect@1")]
+
+
 def decision(source: str, row: int, kind: str, verdict: str, rule: str | None = None, **more: Any) -> dict[str, Any]:
     base = {"source": source, "row": f"{row:04d}", "kind": kind, "record_id": row.to_bytes(16, "big")}
     return {**base, "verdict": verdict, "rule": rule, "fired": 0, "priority": 0, **more}
@@ -133,7 +136,7 @@ def corpus(root: Path, shards: int = 2, pairs: int = 24, images: int = 6, texts:
     rows = table(decisions(pairs, images, texts), DECISIONS)
     output = store.put_table("tables", rows)
     files = [{"path": output.path, "sha256": output.sha256, "bytes": output.bytes}]
-    about = facts(decisions={"digest": table_digest(rows, ["source", "row"]), "files": files})
+    about = facts(decisions={"digest": table_digest(rows, ["source", "row"]), "files": files, "rules": RULES})
     manifest = build_manifest([shard.put(store) for shard in made], name="small", version="1", **about)
     store.put_as("manifest.json", manifest.to_json())
     return root / "manifest.json"

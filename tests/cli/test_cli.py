@@ -42,7 +42,7 @@ path = "texts"
 
 [decide]
 validation_share = 0.2
-text = { min_score = 0.1 }
+rule = { language = { min_score = 0.1 } }
 
 [tokenize]
 batch = 16
@@ -134,7 +134,7 @@ def test_diff_says_what_another_threshold_did(
     assert run(monkeypatch, "diff", corpus / "manifest.json", corpus / "manifest.json") == 0
     assert capsys.readouterr().out.endswith("the same corpus\n")
     shutil.copytree(corpus, other)
-    changes = ("work=other", "decide.text.min_words=10000", "decide.captioned_images=both")
+    changes = ("work=other", "decide.rule.text_length.min_words=10000", "decide.captioned_images=both")
     assert run(monkeypatch, "build", recipe, "--workers", "1", *changes) == 0
     capsys.readouterr()
     assert run(monkeypatch, "diff", corpus / "manifest.json", other / "manifest.json") == 0
@@ -142,7 +142,7 @@ def test_diff_says_what_another_threshold_did(
     assert "samples removed: 30  kind text, source texts, why text_length@1\n" in said
     assert "decisions redecided: " in said and "new drop by text_length@1" in said
     assert "samples added: 4  kind image, source images, why merge by " in said
-    assert "recipe.decide.text.min_words: 50 -> 10000\n" in said
+    assert "rules.text_length@1.thresholds.min_words: 50 -> 10000\n" in said
     assert run(monkeypatch, "diff", corpus / "manifest.json", other / "manifest.json", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["recipe"]["decide.captioned_images"] == ["pair", "both"]

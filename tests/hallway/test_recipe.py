@@ -47,10 +47,10 @@ def test_overrides_are_toml_values_or_plain_words(tmp_path: Path) -> None:
     file = tmp_path / "r.toml"
     file.write_text('name = "x"\n[[source]]\nname = "a"\nformat = "folder"\nkind = "pair"\npath = "x"\n')
     recipe = load_recipe(
-        file, ["seed=3", "train.learning_rate=0.5", "version=two", 'decide.text.languages=["de","fr"]']
+        file, ["seed=3", "train.learning_rate=0.5", "version=two", 'decide.rule.language.languages=["de","fr"]']
     )
     assert (recipe.seed, recipe.train.learning_rate, recipe.version) == (3, 0.5, "two")
-    assert recipe.decide.text.languages == ("de", "fr")
+    assert recipe.decide.rule == {"language": {"languages": ("de", "fr")}}
     assert (recipe.root, recipe.work) == (str(tmp_path), str(tmp_path / "corpus"))
     with pytest.raises(RecipeError, match="'seed' is not key=value"):
         load_recipe(file, ["seed"])

@@ -15,7 +15,7 @@ from imglish.digests import record_id, table_digest
 from imglish.ingest.annotate import count_words, detect_language
 from imglish.ingest.decide import decide, resolve
 from imglish.ingest.judge import evidence_rows, judge
-from imglish.ingest.rules import RULES
+from imglish.ingest.rules import active_rules
 from imglish.ingest.tally import Verdicts, verdicts, wipe_outs
 from imglish.recipe import Recipe, make_recipe
 from imglish.records import ANNOTATIONS, pack_json, table, unpack_json
@@ -76,15 +76,15 @@ def evidence_of(rows: list[dict[str, Any]], **decide: Any) -> list[dict[str, Any
         (pair("1", width=32, height=97, aspect=97 / 32), "image_aspect@1", 97 / 32, 3.0),
         (pair("1", words=(0, 300)), "caption_length@1", 300.0, 1.0),
         (prose("1", words=49), "text_length@1", 49.0, 50.0),
-        (prose("1", score=0.64), "text_language@1", 0.64, 0.65),
-        (prose("1", language="ru"), "text_language@1", 0.9, 0.65),
+        (prose("1", score=0.64), "language@1", 0.64, 0.65),
+        (prose("1", language="ru"), "language@1", 0.9, 0.65),
     ],
 )
 def test_a_rule_drops_just_beyond_its_threshold(row: dict[str, Any], rule: str, score: float, threshold: float) -> None:
-    (found,) = decided([row], text={"languages": ("en", "de")}).values()
+    (found,) = decided([row], rule={"language": {"languages": ("en", "de")}}).values()
     assert (found["verdict"], found["rule"], found["score"], found["threshold"]) == ("drop", rule, score, threshold)
     assert found["split"] is None and found["sample_kind"] is None
-    (evidence,) = evidence_of([row], text={"languages": ("en", "de")})
+    (evidence,) = evidence_of([row], rule={"language": {"languages": ("en", "de")}})
     assert (evidence["rule"], evidence["score"], evidence["threshold"]) == (rule, score, threshold)
 
 
@@ -105,7 +105,7 @@ def test_a_rule_keeps_exactly_its_threshold(row: dict[str, Any]) -> None:
 
 def test_every_rule_that_fired_has_its_bit_and_evidence_but_the_first_decides() -> None:
     (found,) = decided([pair("1", width=10, height=90, aspect=9.0, words=(0,))]).values()
-    names = [rule.name for rule in RULES]
+    names = [rule.name for rule in active_rules(recipe())]
     assert found["fired"] == sum(1 << names.index(name) for name in ("image_size", "image_aspect", "caption_length"))
     said = evidence_of([pair("0"), pair("1", content="b", width=10, height=90, aspect=9.0, words=(0,))])
     assert [(item["row"], item["rule"], item["score"]) for item in said] == [

@@ -98,7 +98,7 @@ def small_recipe(root: Path, work: Path, **changes: object) -> Recipe:
         "root": str(root),
         "work": str(work),
         "source": sources,
-        "decide": {"text": {"min_score": 0.1}, "validation_share": 0.2},
+        "decide": {"rule": {"language": {"min_score": 0.1}}, "validation_share": 0.2},
         "tokenize": {
             "text": {"vocabulary": 400},
             "visual": {"size": 64, "patch": 16, "codes": 32, "iterations": 5},
