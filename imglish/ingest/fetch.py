@@ -190,8 +190,8 @@ def _installed(opener: urllib.request.OpenerDirector) -> Iterator[None]:
 def _img2dataset() -> ModuleType:
     """img2dataset's module `downloader`, without the rest of the package.
 
-    The package's own `__init__` imports its writers and resizer, and with them torch and albumentations: two seconds and
-    300 MB in every worker for what is not used here. So the submodule is imported below a bare package, and both are
+    The package's own `__init__` imports its writers and resizer, and with them torch and albumentations: two seconds
+    and 260 MB in every worker for what is not used here. So the submodule is imported below a bare package, and both are
     taken out of `sys.modules` again, where whoever wants img2dataset itself finds nothing.
     """
     name = "img2dataset"
