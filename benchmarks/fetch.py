@@ -45,7 +45,9 @@ from imglish.shards.images import store_image
 from imglish.stages import Commit, Receipt, Unit, counts_of, run_map
 from imglish.storage import Store
 
-HOSTS, PORT, WORKERS, THREADS, SHORT_SIDE, QUALITY = 64, 8931, 2, 32, 256, 90
+HOSTS, PORT, WORKERS, THREADS, SHORT_SIDE, QUALITY = 256, 8931, 2, 32, 256, 90
+SHARD = 500
+"""Images of one shard of theirs, URLs of one unit of ours at most: both divide the list evenly over two processes."""
 SIDES = ("img2dataset", "ours", "fetch alone")
 NGINX = """
 {user} worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log;
@@ -54,7 +56,7 @@ http {{
     access_log off; sendfile on; tcp_nopush on; types {{ image/jpeg jpg; }}
     client_body_temp_path {folder}/t1; proxy_temp_path {folder}/t2; fastcgi_temp_path {folder}/t3;
     uwsgi_temp_path {folder}/t4; scgi_temp_path {folder}/t5;
-    server {{ {listen} root {root}; open_file_cache max=10000; }}
+    server {{ listen {port} backlog=1024; root {root}; open_file_cache max=10000; }}
 }}
 """
 
@@ -63,9 +65,8 @@ http {{
 def server(root: Path) -> Iterator[None]:
     """nginx on HOSTS loopback addresses."""
     with tempfile.TemporaryDirectory() as folder:
-        listen = " ".join(f"listen {address(n)}:{PORT} backlog=1024;" for n in range(HOSTS))
         user = "user root;" if os.geteuid() == 0 else ""
-        Path(folder, "nginx.conf").write_text(NGINX.format(folder=folder, listen=listen, root=root, user=user))
+        Path(folder, "nginx.conf").write_text(NGINX.format(folder=folder, port=PORT, root=root, user=user))
         command = [
             shutil.which("nginx") or "/usr/sbin/nginx",
             "-c",
@@ -86,7 +87,8 @@ def server(root: Path) -> Iterator[None]:
 
 
 def address(number: int) -> str:
-    return f"127.0.0.{number + 2}"
+    """One of the loopback's 16 million addresses."""
+    return f"127.0.{number // 250 + 1}.{number % 250 + 1}"
 
 
 def write_list(photographs: Sequence[Path], root: Path, count: int) -> Path:
@@ -111,7 +113,7 @@ def download_theirs(table: Path, work: Path) -> dict[str, Any]:
         output_format="webdataset",
         processes_count=WORKERS,
         thread_count=THREADS,
-        number_sample_per_shard=1000,
+        number_sample_per_shard=SHARD,
         image_size=SHORT_SIDE,
         resize_mode="keep_ratio",
         resize_only_if_bigger=True,
@@ -128,7 +130,7 @@ def recipe(table: Path, work: Path) -> Recipe:
     hosts = [f"{address(n)}:{PORT}" for n in range(HOSTS)]
     source = {"name": "list", "format": "url-list", "kind": "pair", "path": str(table)}
     values = {"name": "fetch", "root": str(table.parent), "work": str(work), "source": [source]}
-    return make_recipe(values | {"fetch": {"allow_private": hosts, "threads": THREADS}})
+    return make_recipe(values | {"fetch": {"allow_private": hosts, "threads": THREADS, "unit_rows": SHARD}})
 
 
 def download_ours(table: Path, work: Path, store_images: bool) -> dict[str, Any]:
@@ -166,7 +168,7 @@ class StoreTask:
                     images.append(store_image(payload, self.config).jpeg)
                 except ImageError:
                     continue
-        output = self.store.put_table("stored", pa.table({"jpeg": pa.array(images, pa.binary())}))
+        output = self.store.put_table("stored", pa.table({"jpeg": images}), bulky=["jpeg"], packed=False)
         return commit({"rows": output}, {"images": len(images), "bytes": sum(map(len, images))})
 
 

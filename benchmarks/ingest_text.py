@@ -67,7 +67,7 @@ def rows(recipe: Recipe, unit: Unit) -> None:
 
 
 def land(recipe: Recipe, unit: Unit, folder: Path, number: int) -> None:
-    LandTask(str(folder / f"work{number}"), recipe.fetch)(unit)
+    LandTask(str(folder / f"work{number}"))(unit)
 
 
 def measure(size: int, rounds: int) -> dict[str, float]:

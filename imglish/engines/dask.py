@@ -29,6 +29,9 @@ from imglish.versions import code_facts
 
 CONNECT_SECONDS = 20.0
 """How long a scheduler may take to answer."""
+_WORKERS = {"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None}
+"""Dask lets its workers give memory back at every 64 KB, which also maps each larger block anew: pictures of a megabyte
+cost 40 % more time to decode and shrink, all of it page faults. glibc's own thresholds follow what is freed."""
 _SEAM = pd.DataFrame({"bucket": pd.Series(dtype="int32[pyarrow]"), "rows": pd.Series(dtype=pd.ArrowDtype(pa.binary()))})
 _RECEIPTS = pd.DataFrame({"receipt": pd.Series(dtype=pd.ArrowDtype(pa.binary()))})
 
@@ -93,16 +96,17 @@ class DaskEngine:
         return self._client
 
     def _start(self) -> Client:
-        self._cluster = LocalCluster(
-            n_workers=self.workers,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            memory_limit=self.memory,
-            local_directory=self.scratch,
-            silence_logs=logging.CRITICAL,
-        )
+        with dask.config.set(_WORKERS):
+            self._cluster = LocalCluster(
+                n_workers=self.workers,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                memory_limit=self.memory,
+                local_directory=self.scratch,
+                silence_logs=logging.CRITICAL,
+            )
         return Client(self._cluster)
 
     def _reach(self, address: str) -> Client:

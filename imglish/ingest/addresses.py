@@ -24,8 +24,9 @@ RESOLVED_SECONDS = 300.0
 _MANY_HOSTS = 100_000
 _CLEAN = re.compile(r"https?://[a-z0-9.-]+(?::[0-9]{1,4})?/[A-Za-z0-9/._~%?&=+,;:!*'()-]*")
 """URLs that `clean_url` leaves as they are: the common case, without parsing them."""
-_PLAIN_HOST = re.compile(r"https?://([A-Za-z0-9._-]+)(?::[0-9]+)?(?:[/?#]|$)")
-"""The common case, fifteen times as fast as `clean_url`."""
+PLAIN_HOST = r"https?://(?P<host>[A-Za-z0-9._-]+)(?::[0-9]+)?(?:[/?#]|$)"
+"""The common case of `host_of`, fifteen times as fast as `clean_url`; for Python's and Arrow's regular expressions."""
+_PLAIN_HOST = re.compile(PLAIN_HOST)
 _HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")  # names and IPv6 addresses, no zone
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
 _UNICAST6 = ipaddress.ip_network("2000::/3")  # RFC 4291: all global unicast assigned so far

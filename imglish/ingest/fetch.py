@@ -5,8 +5,8 @@
 
 img2dataset brings the thread pool and the flow of images; it calls `urllib.request.urlopen`, so `attempts.Session`, a
 guarded opener, is installed for the duration of the unit and the former one put back. One unit at a time fetches in a
-process, because that opener is global. Its resizer is told to keep bytes as they are, and its sample writer is a
-dictionary.
+process, because that opener is global. In place of its resizer stands what keeps bytes as they are, and its sample
+writer is a dictionary.
 
 A unit goes in rounds: each asks once for every URL that is due, spread so that hosts take turns. What failed and may
 pass is due again after its back-off, so no thread sleeps while there is other work. Each distinct URL is fetched once.
@@ -15,7 +15,8 @@ pass is due again after its back-off, so no thread sleeps while there is other w
 from __future__ import annotations
 
 import hashlib
-import os
+import importlib.util
+import sys
 import tempfile
 import threading
 import time
@@ -25,9 +26,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
@@ -112,16 +114,21 @@ class _Basket:
         """Everything is in memory."""
 
 
+def _as_received(image: BinaryIO, boxes: object) -> tuple[bytes, None, None, None, None, None]:
+    """img2dataset's resizer: (bytes, width, height, original width and height, error)."""
+    return image.read(), None, None, None, None, None
+
+
 def _download(urls: list[str], session: Session) -> tuple[dict[str, bytes], Mapping[str, Try]]:
     """Run img2dataset in rounds over cleaned, distinct URLs: bodies and what is known, by URL."""
     basket = _Basket()
     with _ONE_AT_A_TIME, tempfile.TemporaryDirectory(prefix="imglish-fetch-") as folder:
-        downloader, resizer = _img2dataset()
+        downloader = _img2dataset()
         with _installed(session):
             session.begin(urls)
             while due := session.due():
                 began = time.monotonic()
-                job = _job(downloader, resizer, session.config, folder, basket, len(due))
+                job = _job(downloader, session.config, folder, basket, len(due))
                 job.download_shard((0, _list_file(folder, spread(due))))
                 session.unasked(due, began)
     return basket.bodies, session.tries
@@ -146,13 +153,11 @@ def _list_file(folder: str, urls: Sequence[str]) -> str:
     return shard
 
 
-def _job(
-    downloader: ModuleType, resizer: ModuleType, config: FetchConfig, folder: str, basket: _Basket, count: int
-) -> Any:
+def _job(downloader: ModuleType, config: FetchConfig, folder: str, basket: _Basket, count: int) -> Any:
     """img2dataset's downloader of one shard: no retries of its own, no resizing, no opt-outs, which the session has."""
     return downloader.Downloader(
         sample_writer_class=lambda *_: basket,
-        resizer=resizer.Resizer(256, "no", False, disable_all_reencoding=True),
+        resizer=_as_received,
         thread_count=min(config.threads, count),
         save_caption=False,
         extract_exif=False,
@@ -181,24 +186,31 @@ def _installed(opener: urllib.request.OpenerDirector) -> Iterator[None]:
         urllib.request.install_opener(former)
 
 
-def _img2dataset() -> tuple[ModuleType, ModuleType]:
-    """img2dataset's modules, imported without the update check and warnings of its dependencies."""
-    kept = os.environ.get("NO_ALBUMENTATIONS_UPDATE")
-    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # albumentations would ask pypi.org for its version
+@cache
+def _img2dataset() -> ModuleType:
+    """img2dataset's module `downloader`, without the rest of the package.
+
+    The package's own `__init__` imports its writers and resizer, and with them torch and albumentations: two seconds
+    and 260 MB in every worker for what is not used here. So the submodule is imported below a bare package, and both are
+    taken out of `sys.modules` again, where whoever wants img2dataset itself finds nothing.
+    """
+    name = "img2dataset"
+    kept = {known: sys.modules.pop(known) for known in list(sys.modules) if known.partition(".")[0] == name}
     try:
+        if kept.get(name, name) is None or (spec := importlib.util.find_spec(name)) is None:
+            raise ImportError(f"no module named {name!r}")
+        sys.modules[name] = importlib.util.module_from_spec(spec)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            from img2dataset import downloader, resizer
+            return importlib.import_module(f"{name}.downloader")
     except ImportError as error:
         raise SourceError(
             f"URL lists need img2dataset, which cannot be imported ({error}); pip install 'imglish[fetch]'"
         ) from None
     finally:
-        if kept is None:
-            del os.environ["NO_ALBUMENTATIONS_UPDATE"]
-        else:
-            os.environ["NO_ALBUMENTATIONS_UPDATE"] = kept
-    return downloader, resizer
+        for known in [known for known in sys.modules if known.partition(".")[0] == name]:
+            del sys.modules[known]
+        sys.modules.update(kept)
 
 
 def _finish(row: Row, state: Try, body: bytes | None, config: FetchConfig) -> Row:

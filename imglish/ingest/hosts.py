@@ -19,7 +19,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
+
+from imglish.ingest.addresses import PLAIN_HOST
 
 PLACE_BITS = 63
 URL_BITS = 32
@@ -44,6 +48,16 @@ def place_of(host: str, url: str) -> int:
     """The place of a URL; a row without a host (refused, malformed) lies where its name `url` says."""
     low = int.from_bytes(hashlib.blake2b(url.encode(), digest_size=4).digest(), "little")
     return _host_place(host or f"\0{url}") << URL_BITS | low
+
+
+def places_of(urls: pa.Array) -> Places:
+    """`place_of(host_of(url), url)` of a column of texts; -1 where only `host_of` can tell the host."""
+    found = pc.struct_field(pc.extract_regex(urls, f"^{PLAIN_HOST}"), 0)
+    hosts = pc.utf8_lower(found).dictionary_encode()
+    high = np.array([_host_place(host) for host in hosts.dictionary.to_pylist()] or [0], np.int64)
+    low = [hashlib.blake2b(url, digest_size=4).digest() for url in urls.cast(pa.binary()).to_pylist()]
+    places = high[pc.fill_null(hosts.indices, 0).to_numpy()] << URL_BITS | np.frombuffer(b"".join(low), "<u4")
+    return np.where(pc.is_valid(found).to_numpy(zero_copy_only=False), places, -1)
 
 
 @lru_cache(maxsize=1 << 16)

@@ -11,21 +11,24 @@ Two stages, so that what a host is asked for is known in one place (docs/adr/001
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from imglish.digests import table_digest
 from imglish.ingest.addresses import host_of
-from imglish.ingest.hosts import bucket_bits, bucket_of, cut, place_of
-from imglish.ingest.landing import FOLDER, hashes, refuse_repeats
+from imglish.ingest.hosts import bucket_bits, bucket_of, cut, place_of, places_of
+from imglish.ingest.landing import FOLDER, Hashes, hashes, refuse_repeats
 from imglish.ingest.sources import reader
-from imglish.ingest.sources.base import TO_FETCH, Part, Row
+from imglish.ingest.sources.base import TO_FETCH, Part, Reader, Row
+from imglish.ingest.sources.urls import UrlList
 from imglish.recipe import SourceConfig
 from imglish.records import pack_json, table, unpack_json
 from imglish.stages import Commit, Engine, Progress, Receipt, Unit, find_receipt, run_group, run_map
@@ -132,14 +135,47 @@ class ListTask:
     def __call__(self, unit: Unit) -> Receipt:
         commit = Commit(self.store, FOLDER, "list", unit.id)
         source: SourceConfig = unit.spec["source"]
-        rows = reader(source, unit.spec["root"]).rows(source, unit.spec["part"])
+        found = reader(source, unit.spec["root"])
         outputs, names = [], []
-        while taken := list(islice(rows, LIST_ROWS)):
-            outputs.append(self.store.put_table(f"{FOLDER}/lists", listed_table(source.name, taken)))
-            names.append(hashes([row.row for row in taken]))
+        for rows, named in listed_tables(found, source, unit.spec["part"]):
+            outputs.append(self.store.put_table(f"{FOLDER}/lists", rows))
+            names.append(named)
         refuse_repeats(self.store, source, outputs, names)
-        found = {f"rows/{number:06d}": output for number, output in enumerate(outputs)}
-        return commit(found, {"occurrences": sum(output.rows for output in outputs)})
+        every = {f"rows/{number:06d}": output for number, output in enumerate(outputs)}
+        return commit(every, {"occurrences": sum(output.rows for output in outputs)})
+
+
+def listed_tables(found: Reader, source: SourceConfig, part: Part) -> Iterator[tuple[pa.Table, Hashes]]:
+    """The rows of a part as LISTED, table by table, and hashes of their names, none of rows that are numbered.
+
+    A reader that has `tables` gives rows by columns, 1.6 microseconds each instead of ten to sixteen; those behind
+    the point where it stops are read one by one.
+    """
+    taken = 0
+    if isinstance(found, UrlList):
+        for plain, odd in found.tables(source, part):
+            yield pa.concat_tables([_with_places(source.name, plain), listed_table(source.name, odd)]), hashes([])
+            taken += plain.num_rows + len(odd)
+    if taken == part.spec.get("rows"):
+        return
+    rows = islice(found.rows(source, part), taken, None)
+    while chunk := list(islice(rows, LIST_ROWS)):
+        yield listed_table(source.name, chunk), hashes([row.row for row in chunk])
+
+
+def _with_places(source: str, rows: pa.Table) -> pa.Table:
+    """Plain rows as LISTED."""
+    urls = rows.column("url").combine_chunks()
+    places = places_of(urls)
+    for number in np.flatnonzero(places < 0).tolist():
+        places[number] = _place(source, rows.column("row")[number].as_py(), urls[number].as_py())
+    more = {"source": pa.repeat(source, rows.num_rows), "place": pa.array(places)}
+    return pa.table([more[name] if name in more else rows.column(name) for name in LISTED.names], schema=LISTED)
+
+
+def _place(source: str, row: str, url: str) -> int:
+    host = host_of(url)
+    return place_of(host, url if host else f"{source}\0{row}")
 
 
 def listed_table(source: str, rows: Iterable[Row]) -> pa.Table:
@@ -148,12 +184,10 @@ def listed_table(source: str, rows: Iterable[Row]) -> pa.Table:
 
 
 def _values(source: str, row: Row) -> dict[str, Any]:
-    url = row.url if row.status == TO_FETCH and row.url else ""
-    host = host_of(url)
     return {
         "source": source,
         "row": row.row,
-        "place": place_of(host, url if host else f"{source}\0{row.row}"),
+        "place": _place(source, row.row, row.url if row.status == TO_FETCH and row.url else ""),
         "url": row.url,
         "captions": None if row.captions is None else pack_json(list(row.captions)),
         "licence": row.licence,
@@ -195,7 +229,7 @@ class _Cut:
         keys = [(key, "ascending") for key in ("place", "source", "row")]
         rows = rows.take(pc.sort_indices(rows, sort_keys=keys)).combine_chunks()
         params = {"unit_rows": self.unit_rows, "bits": self.bits, "bucket": bucket}
-        unit = Unit("hosts-bucket", VERSION, params, [table_digest(rows, ["place", "source", "row"])])
+        unit = Unit("hosts-bucket", VERSION, params, [table_digest(rows)])  # in the order of its keys
         found = find_receipt(self.store, FOLDER, unit.stage, unit.id)
         if found is not None:
             return found
@@ -203,10 +237,11 @@ class _Cut:
         units: list[dict[str, Any]] = []
         groups: list[pa.Table] = []
         for piece, what in enumerate(cut(rows.column("place").to_numpy(), self.unit_rows, self.bits, bucket)):
-            taken = rows.take(pa.array(what.rows))
+            taken = _taken(rows, what.rows)
             span = {"first": what.first, "last": what.last - 1, "part": what.part, "parts": what.parts}
-            for source in sorted(set(taken.column("source").to_pylist())):
-                mine = taken.filter(pc.equal(taken.column("source"), source))
+            sources = sorted(pc.unique(taken.column("source")).to_pylist())
+            for source in sources:
+                mine = taken if len(sources) == 1 else taken.filter(pc.equal(taken.column("source"), source))
                 digest = table_digest(mine, ["row"])
                 place = {"source": source, "rows": mine.num_rows, "digest": digest, "group": len(groups)}
                 units.append(place | span | {"piece": piece})
@@ -214,6 +249,12 @@ class _Cut:
         file = self.store.put(f"{FOLDER}/hosts", ".parquet", lambda sink: _write(groups, sink))
         index = self.store.put_table(f"{FOLDER}/units", table(units, UNITS))
         return commit({"rows": file, "units": index}, {"units": len(units)}, {"bucket": bucket})
+
+
+def _taken(rows: pa.Table, numbers: NDArray[np.int64]) -> pa.Table:
+    """Rows by their ascending numbers, without a copy where they follow each other."""
+    first, last = int(numbers[0]), int(numbers[-1])
+    return rows.slice(first, len(numbers)) if last - first == len(numbers) - 1 else rows.take(pa.array(numbers))
 
 
 def _write(groups: Sequence[pa.Table], sink: BinaryIO) -> int:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import io
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import simplejpeg
@@ -141,10 +142,14 @@ def _shrink(image: Image.Image, short_side: int) -> Image.Image:
 def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     if profile:
         try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            return _to_srgb(profile, image.mode).apply(image)
         except (ImageCms.PyCMSError, *_BROKEN_METADATA):
             return image.convert("RGB")
-        if converted is not None:
-            return converted
     return image.convert("RGB")
+
+
+@lru_cache(maxsize=16)
+def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform:
+    """Pictures share few profiles, and making the transform takes as long as decoding a picture."""
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from imglish.errors import SourceError
-from imglish.ingest.fetch import fetch_rows, image_format
+from imglish.ingest.fetch import _img2dataset, fetch_rows, image_format
 from imglish.ingest.sources.base import TO_FETCH, Row
 from imglish.recipe import FetchConfig
 from tests.ingest.web_helpers import Web, body, drip, endless, image_bytes, never, raw, redirect, status
@@ -143,8 +143,20 @@ def test_no_rows_need_no_img2dataset() -> None:
 
 def test_a_missing_img2dataset_is_named_with_the_way_out(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "img2dataset", None)
+    _img2dataset.cache_clear()  # a test before this one may have found it
     with pytest.raises(SourceError, match=r"pip install 'imglish\[fetch\]'"):
         fetch_rows(wanted(web, "/cat.jpg"), config(web))
+
+
+def test_fetching_loads_nothing_of_img2dataset_but_its_downloader() -> None:
+    """Not torch, nor albumentations, which asks pypi.org for its version; an import of the package finds all of it."""
+    code = """
+import sys
+from imglish.ingest.fetch import _img2dataset
+_img2dataset().Downloader
+sys.exit(bool({"torch", "albumentations", "img2dataset", "img2dataset.downloader"} & set(sys.modules)))
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_importing_the_fetcher_does_not_import_img2dataset() -> None:

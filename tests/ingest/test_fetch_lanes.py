@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
+import tempfile
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -12,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imglish.errors import RecipeError
@@ -21,8 +24,9 @@ from imglish.ingest.addresses import clean_url, host_of
 from imglish.ingest.hosts import URL_BITS, bucket_bits, bucket_of, cut, place_of
 from imglish.ingest.land import land, land_units, landing_files
 from imglish.ingest.lanes import Work, cut_lanes, lane_unit
-from imglish.ingest.listing import Listed
+from imglish.ingest.listing import Listed, listed_table, listed_tables
 from imglish.ingest.retries import LiveRates, matches, parse_classes
+from imglish.ingest.sources.urls import UrlList
 from imglish.pipeline import NoEngine, WatchedStore
 from imglish.recipe import FetchConfig, Recipe, SourceConfig, make_recipe
 from imglish.records import unpack_json
@@ -375,3 +379,55 @@ def test_robots_txt_stays_as_evidence_when_nothing_is_to_do(tmp_path: Path, web:
     watched = WatchedStore(made.work)
     land(watched, NoEngine(), made)
     assert [path for path in watched.seen if "/receipts/robots/" in path]
+
+
+_CELLS = st.one_of(st.none(), st.text(max_size=12), st.sampled_from(['say "x"', "a\\b\n", "\u2028", "", " ", "\x7f"]))
+_URLS = st.one_of(
+    _CELLS,
+    st.sampled_from(
+        [
+            "http://a.example/1",
+            "HTTPS://a.example",
+            "http://A.example:80?x",
+            "http://b\xfccher.example/",
+            "http://[::1]/x",
+            " http://a.example/2",
+            "http://a.example\n",
+            "ftp://a.example/",
+        ]
+    ),
+)
+_DIGESTS = st.one_of(st.none(), st.sampled_from(["", "00ff", "ABCD", " 12 ", "no digest"]))
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(_URLS, _CELLS, _CELLS, _CELLS, _DIGESTS), min_size=1, max_size=20), st.booleans())
+def test_a_list_by_columns_is_the_list_row_by_row(cells: list[tuple[str | None, ...]], pairs: bool) -> None:
+    names = ["url", "english", "german", "licence", "digest"]
+    columns = {
+        name: pa.array(column, pa.string()) for name, column in zip(names, zip(*cells, strict=True), strict=True)
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        pq.write_table(pa.table(columns), f"{folder}/list.parquet", row_group_size=7)
+        options = {"captions": ["english", "german"], "licence": "licence", "sha256": "digest"}
+        source = {"name": "s", "format": "url-list", "kind": "pair" if pairs else "image", "path": "list.parquet"}
+        given = {"name": "t", "root": folder, "work": folder, "source": [source | {"options": options}]}
+        config = make_recipe(given).source[0]
+        found = UrlList(unit_rows=5)
+        parts = found.parts(config, folder)
+        by_column = pa.concat_tables([table for part in parts for table, _ in listed_tables(found, config, part)])
+        by_row = listed_table("s", [row for part in parts for row in found.rows(config, part)])
+    assert by_column.sort_by("row") == by_row.sort_by("row")
+
+
+def test_a_list_by_columns_breaks_off_where_the_rows_do(tmp_path: Path) -> None:
+    urls = [f"http://h{n}.example/".encode() for n in range(3000)]
+    urls[2000] = b"http://\xff.example/"  # no UTF-8, which Parquet does not check
+    raw = pa.array(urls, pa.binary())
+    url = pa.StringArray.from_buffers(len(raw), *raw.buffers()[1:])
+    pq.write_table(pa.table({"url": url}), tmp_path / "list.parquet")
+    source = {"name": "s", "format": "url-list", "kind": "image", "path": "list.parquet"}
+    config = make_recipe({"name": "t", "root": str(tmp_path), "work": str(tmp_path), "source": [source]}).source[0]
+    (part,) = UrlList().parts(config, str(tmp_path))
+    (table,) = [table for table, _ in listed_tables(UrlList(), config, part)]
+    assert Counter(table.column("status").to_pylist()) == {"to_fetch": 1024, "bad_row": 1}

@@ -38,6 +38,8 @@ SUFFIXES = {
 }
 _BATCH_BYTES = 16 << 20
 _BATCH_ROWS = 1024
+_WIDE_BYTES = 64 << 20
+_WIDE_ROWS = 1 << 17
 _BUFFER = 4 << 20
 _SAMPLE = 100  # records whose keys make up the columns of a jsonl file
 _SAMPLE_BYTES = 64 << 10  # of a file whose mean line is wanted
@@ -313,6 +315,24 @@ class ParquetTable:
             said = f"{self.file.name}: rows {number} to {last - 1} cannot be read: {printable(str(error))[:200]}"
             yield Record(number, None, "bad_row", said)
 
+    def batches(self, cut: Mapping[str, Any], columns: Sequence[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """(number of the first row, rows) of one part, whole and valid; ends where it cannot be read."""
+        number, last, ahead = cut["start"], cut["start"] + cut["rows"], cut["skip"]
+        try:
+            with self._opened() as file:
+                size = _batch_rows(file, cut["groups"], _WIDE_ROWS, _WIDE_BYTES)
+                for batch in file.iter_batches(size, row_groups=cut["groups"], columns=columns):
+                    taken = batch.slice(min(ahead, batch.num_rows), last - number)
+                    ahead -= min(ahead, batch.num_rows)
+                    taken.validate(full=True)
+                    if taken.num_rows:
+                        yield number, taken
+                    number += taken.num_rows
+                    if number >= last:
+                        return
+        except _PARQUET_ERRORS:
+            return
+
     @contextmanager
     def _opened(self) -> Iterator[pq.ParquetFile]:
         with open_file(self.file.url) as file:
@@ -352,8 +372,10 @@ def _slices(sizes: Sequence[tuple[int, int]], rows: int) -> list[dict[str, Any]]
     return cuts
 
 
-def _batch_rows(file: pq.ParquetFile, groups: Sequence[int]) -> int:
+def _batch_rows(
+    file: pq.ParquetFile, groups: Sequence[int], most: int = _BATCH_ROWS, most_bytes: int = _BATCH_BYTES
+) -> int:
     """Rows that are decoded at once, by the mean row of the groups."""
     metadata = [file.metadata.row_group(group) for group in groups]
     rows, size = sum(group.num_rows for group in metadata), sum(group.total_byte_size for group in metadata)
-    return max(1, min(_BATCH_ROWS, int(_BATCH_BYTES * rows // max(1, size))))
+    return max(1, min(most, int(most_bytes * rows // max(1, size))))

@@ -13,16 +13,19 @@ published lists below. A part holds about `unit_rows` rows of a plain file; a co
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from imglish.ingest.sources.base import TO_FETCH, Part, Row
-from imglish.ingest.sources.files import expect_kind, find_files, printable, read_options
+from imglish.ingest.sources.files import File, expect_kind, find_files, printable, read_options
 from imglish.ingest.sources.tables import caption_row, described, part_rows, require_columns, table_part
-from imglish.ingest.sources.tabular import SUFFIXES, TableLayout, open_table
+from imglish.ingest.sources.tabular import SUFFIXES, ParquetTable, TableLayout, open_table
+from imglish.ingest.sources.url_columns import binary_join, url_columns
 from imglish.recipe import SourceConfig
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -86,17 +89,45 @@ class UrlList:
     def rows(self, config: SourceConfig, part: Part) -> Iterator[Row]:
         options = read_options(config, UrlListOptions)
         for row, values in part_rows(part, options, tuple(SUFFIXES), options.columns(config.kind)):
-            if values is None:
-                yield row
-                continue
-            row = described(row, values, options.licence, None)
-            url, sha256 = values.get(options.url), values.get(options.sha256 or "")
-            if not isinstance(url, str) or not url.strip():
-                yield replace(row, status="bad_row", detail=f"column {options.url} holds no URL")
-                continue
-            row = replace(row, url=printable(url), expected_sha256=_digest(sha256))
-            row = caption_row(row, values, options.captions) if config.kind == "pair" else row
-            yield replace(row, status=TO_FETCH) if row.status == "ok" else row
+            yield row if values is None else _row(row, values, options, config.kind)
+
+    def tables(self, config: SourceConfig, part: Part) -> Iterator[tuple[pa.Table, list[Row]]]:
+        """The part by columns, batch by batch: (plain rows as COLUMNS, Row objects of the others).
+
+        Ends early where a batch cannot be taken so and has nothing of files other than Parquet; `rows` has what is left.
+        """
+        options, name = read_options(config, UrlListOptions), part.spec["file"]
+        table = open_table(File(part.files[0], name, 0, ""), options)
+        if not isinstance(table, ParquetTable):
+            return
+        for first, batch in table.batches(part.spec["cut"], options.columns(config.kind)):
+            names = binary_join(
+                f"{name}#", pa.array(range(first, first + batch.num_rows), pa.int64()).cast(pa.string())
+            )
+            found = url_columns(batch, names, options, config.kind)
+            if found is None:
+                return
+            plain, usual = found
+            odd = zip(
+                names.filter(pc.invert(usual)).to_pylist(), batch.filter(pc.invert(usual)).to_pylist(), strict=True
+            )
+            yield plain, [_row(Row(row), values, options, config.kind) for row, values in odd]
+
+
+def _row(row: Row, values: Mapping[str, Any], options: UrlListOptions, kind: str) -> Row:
+    row = described(row, values, options.licence, None)
+    url, sha256 = values.get(options.url), values.get(options.sha256 or "")
+    if not isinstance(url, str) or not url.strip():
+        return replace(row, status="bad_row", detail=f"column {options.url} holds no URL")
+    # one Row for all of it: `replace` takes as long as the rest
+    found = Row(row.row, None, None, printable(url), row.licence, TO_FETCH, None, _digest(sha256))
+    if kind != "pair":
+        return found
+    if isinstance(options.captions, str):
+        listed = caption_row(replace(found, status="ok"), values, options.captions)
+        return replace(listed, status=TO_FETCH) if listed.status == "ok" else listed
+    found.captions = [values[name] for name in options.captions if values.get(name) is not None]
+    return found
 
 
 def _digest(cell: Any) -> str | None:
