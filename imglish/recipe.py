@@ -10,35 +10,19 @@ digest. `content_fields(section)` gives those.
 from __future__ import annotations
 
 import difflib
-import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, model_validator
 
 from imglish.errors import RecipeError
+from imglish.recipe_base import RUN, Section, content_fields, parse_size
+from imglish.recipe_match import MatchConfig
 from imglish.records import Kind
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT])(i?)B")
 EngineName = Literal["dask", "spark"]
-RUN = Field(json_schema_extra={"affects": "run"})
-"""Marks a field that changes how a build runs, never its bytes."""
-
-
-def parse_size(text: str) -> int:
-    """Bytes of a size such as "4GB" or "512MiB"; ValueError for anything else."""
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
-        raise ValueError(f"{text!r} is not a size; write it like 4GB or 512MiB")
-    return int(float(found.group(1)) * (1024 if found.group(3) else 1000) ** ("KMGT".index(found.group(2)) + 1))
-
-
-class Section(BaseModel):
-    """Base of every part of a recipe."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
 class SourceConfig(Section):
@@ -455,6 +439,7 @@ class Recipe(Section):
     source: tuple[SourceConfig, ...] = Field(min_length=1)
     """The sources, `[[source]]` in TOML."""
     fetch: FetchConfig = FetchConfig()
+    match: MatchConfig = MatchConfig()
     decide: DecideConfig = DecideConfig()
     tokenize: TokenizeConfig = TokenizeConfig()
     pack: PackConfig = PackConfig()
@@ -509,31 +494,6 @@ def make_recipe(values: dict[str, Any], origin: str = "recipe") -> Recipe:
     except ValidationError as error:
         found = [item for item in error.errors() if item["loc"] != ("source",) or len(error.errors()) == 1]
         raise RecipeError(f"{origin}: " + "; ".join(_explain(item) for item in found)) from None
-
-
-def content_fields(section: BaseModel) -> dict[str, Any]:
-    """The fields that change bytes, nested, as plain JSON values."""
-    kept: dict[str, Any] = {}
-    for name, info in type(section).model_fields.items():
-        if _is_run(info):
-            continue
-        kept[name] = _plain(getattr(section, name))
-    return kept
-
-
-def _is_run(info: Any) -> bool:
-    extra = info.json_schema_extra
-    return isinstance(extra, dict) and extra.get("affects") == "run"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return content_fields(value)
-    if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return value
 
 
 def _absolute(base: Path, text: str) -> str:
