@@ -25,6 +25,7 @@ from imglish.errors import ImglishError, LockError, SourceError, StageError, Sto
 from imglish.ingest.annotate import AnnotateTask, annotate_units
 from imglish.ingest.decide import decide
 from imglish.ingest.land import land, landing_files
+from imglish.ingest.match.stage import match
 from imglish.ingest.tally import TallyTask, Verdicts, tally_units, verdicts, wipe_outs
 from imglish.lease import lease
 from imglish.recipe import Recipe, VqkdConfig, content_fields
@@ -227,8 +228,11 @@ class Pipeline:
             task = AnnotateTask(self.store)
             annotated = run_map(self.store, TABLES, self.engine, task, units, self.progress)
             annotations = [receipt.outputs["rows"] for receipt in annotated]
+            prints = [receipt.outputs["fingerprints"] for receipt in annotated]
+        with self._timed("match"):
+            matched = match(self.store, self.engine, self.recipe, landing, prints, self.progress, self.note)
         with self._timed("decide"):
-            decided = decide(self.store, self.engine, self.recipe, annotations, self.progress)
+            decided = decide(self.store, self.engine, self.recipe, annotations, self.progress, matched)
         return [LandingFile(*files) for files in zip(landing, annotations, decided.decisions, strict=True)]
 
     def _selected(self, files: Sequence[LandingFile]) -> list[Selected]:

@@ -30,7 +30,7 @@ FOLDER = "tables"
 
 Places = NDArray[np.int64]
 
-_DECIDED = ["source", "row", "kind", "record_id", "verdict", "sample_kind", "split", "edits", "priority"]
+_DECIDED = ["source", "row", "kind", "record_id", "verdict", "sample_kind", "sample_id", "split", "edits", "priority"]
 
 
 class LandingFile(NamedTuple):

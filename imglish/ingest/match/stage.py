@@ -10,10 +10,12 @@ recipe, so that decide can move a threshold without coming back here.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 from imglish.ingest.match.fingerprints import VERSIONS
+from imglish.ingest.match.join import Matched
+from imglish.ingest.match.leaks import find_leaks
 from imglish.ingest.match.propose import LoadKeys, Propose
 from imglish.ingest.match.propose import VERSION as PROPOSE_VERSION
 from imglish.ingest.match.verify import VERSION, LoadCompared, LoadWanted, Sketch, Verify
@@ -27,15 +29,6 @@ BUCKET_KEYS = 500_000
 """Keys in a bucket of `match-propose`, about 25 MB."""
 BUCKET_PAIRS = 4_000
 """Pairs in a bucket of `match-verify`: 80 MB with documents of 10 KB, of which a sketch is as large."""
-
-
-@dataclass(frozen=True)
-class Matched:
-    """Files of EDGES and CAPTIONS; for each landing file one of LEAKS (none when there is no evaluation set)."""
-
-    edges: tuple[Output, ...] = ()
-    captions: tuple[Output, ...] = ()
-    leaks: tuple[Output, ...] = ()
 
 
 def floors(config: MatchConfig) -> tuple[float, float]:
@@ -56,6 +49,20 @@ def lowered(config: MatchConfig) -> list[str]:
         for name, part in parts.items()
         if part.threshold is not None and part.threshold < part.floor
     ]
+
+
+def match(
+    store: Store,
+    engine: Engine,
+    recipe: Recipe,
+    landing: Sequence[Output],
+    prints: Sequence[Output],
+    progress: Progress | None = None,
+    note: Callable[[str], None] = lambda text: None,
+) -> Matched:
+    """Everything that the recipe asks to be matched; `prints` lie beside `landing`."""
+    leaks = find_leaks(store, engine, recipe, landing, prints, progress, note)
+    return replace(match_pairs(store, engine, recipe, landing, prints, progress, note), leaks=tuple(leaks))
 
 
 def match_pairs(
