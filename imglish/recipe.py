@@ -20,8 +20,39 @@ from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, mode
 from imglish.errors import RecipeError
 from imglish.recipe_base import RUN, Section, content_fields, parse_size
 from imglish.recipe_match import MatchConfig
-from imglish.records import Kind
+from imglish.records import KINDS, Kind
 
+__all__ = [
+    "RUN",
+    "CaptionRules",
+    "CodebookConfig",
+    "DecideConfig",
+    "EngineName",
+    "FetchConfig",
+    "ImageRules",
+    "MaskConfig",
+    "MatchConfig",
+    "ModelConfig",
+    "PackConfig",
+    "PluginConfig",
+    "Recipe",
+    "RunConfig",
+    "Section",
+    "SourceConfig",
+    "StoredConfig",
+    "TextRules",
+    "TextTokenizerConfig",
+    "TokenizeConfig",
+    "TrainConfig",
+    "ViewConfig",
+    "VisualTokenizerConfig",
+    "VqkdConfig",
+    "VqkdTrainConfig",
+    "content_fields",
+    "load_recipe",
+    "make_recipe",
+    "parse_size",
+]
 EngineName = Literal["dask", "spark"]
 
 
@@ -324,7 +355,7 @@ class PackConfig(Section):
     """Captions of one pair, the first in the order of DESIGN section 4."""
     max_caption_ids: int = Field(default=64, ge=4)
     """Ids of one caption with `<s>` and `</s>`; longer ones are truncated and counted."""
-    repeat: dict[str, Annotated[int, Field(ge=1, le=1000)]] = {}
+    repeat: dict[str, Annotated[int, Field(ge=1, le=1000)]] = Field(default_factory=dict)
     """Index rows of a sample by source name, 1 when absent: `{ albums = 3 }` shows each picture of that source three
     times in an epoch. A sample with occurrences of several sources gets the largest. Pairs and images only."""
     rounds: Annotated[int, RUN] = Field(default=1, ge=1)
@@ -379,7 +410,7 @@ class TrainConfig(Section):
 
     model: ModelConfig = ModelConfig()
     masks: MaskConfig = MaskConfig()
-    batch: dict[Kind, int] = {"pair": 8, "image": 8, "text": 8}
+    batch: dict[Kind, int] = Field(default_factory=lambda: dict.fromkeys(KINDS, 8))
     """Samples of each kind in one global batch (paper: 2048 each)."""
     steps: int = Field(default=1000, gt=0)
     """Optimizer steps (paper: 1M)."""

@@ -46,7 +46,9 @@ class MatchTextConfig(Section):
     @model_validator(mode="after")
     def _fits(self) -> MatchTextConfig:
         if self.bands * self.rows > HASHES:
-            raise ValueError(f"{self.bands} bands of {self.rows} rows need more than the {HASHES} hashes of a signature")
+            raise ValueError(
+                f"{self.bands} bands of {self.rows} rows need more than the {HASHES} hashes of a signature"
+            )
         return self
 
 
@@ -67,7 +69,7 @@ class EvaluationConfig(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """Short name, unique in the recipe; decisions name it."""
     path: str
-    """A folder of pictures and .txt files, a .jsonl or .parquet table, or a corpus's manifest.json; relative to `root`."""
+    """A folder of pictures and .txt files, a .jsonl or .parquet table, or a manifest.json; relative to `root`."""
     image: str = "image"
     """Column of a table with a picture: its bytes in Parquet, its path in JSON lines, relative to the file."""
     texts: tuple[str, ...] = ("caption", "captions", "question", "text")
@@ -84,7 +86,7 @@ class LeakConfig(Section):
     containment: float = Field(default=0.5, ge=0.3, le=1)
     """Share of an evaluation text's 13-grams that a text or caption holds (Marin: 0.5)."""
     min_words: int = Field(default=5, ge=1, le=12)
-    """Evaluation texts of fewer than 13 words leak when a whole text or caption equals them, from this many words on."""
+    """Evaluation texts of fewer than 13 words leak when a whole text or caption equals them, from so many on."""
 
 
 class MatchConfig(Section):

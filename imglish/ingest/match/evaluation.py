@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
@@ -72,7 +71,9 @@ def evaluation_sets(store: Store, engine: Engine, recipe: Recipe, progress: Prog
 def _unit(recipe: Recipe, config: EvaluationConfig) -> Unit:
     path = Path(recipe.root, config.path)
     if not path.exists():
-        raise SourceError(f"evaluation set {config.name!r}: {path} is not there; give match.evaluation.path another one")
+        raise SourceError(
+            f"evaluation set {config.name!r}: {path} is not there; give match.evaluation.path another one"
+        )
     params = {"image": config.image, "texts": config.texts, "versions": VERSIONS, "gram_words": GRAM_WORDS}
     spec = {"path": str(path), "name": config.name, "max_pixels": recipe.tokenize.stored.max_pixels}
     return Unit(STAGE, VERSION, params, [_content(path, config)], spec)
@@ -176,7 +177,9 @@ def _json_rows(name: str, path: Path) -> Iterator[dict[str, Any]]:
                 try:
                     yield dict(json.loads(line))
                 except (ValueError, TypeError) as error:
-                    raise SourceError(f"evaluation set {name!r}: {path} line {number} is no JSON object: {error}") from None
+                    raise SourceError(
+                        f"evaluation set {name!r}: {path} line {number} is no JSON object: {error}"
+                    ) from None
 
 
 def _parquet_rows(name: str, path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -209,4 +212,3 @@ def _payload(value: Any, folder: Path) -> bytes | None:
         path = Path(folder, value)
         return path.read_bytes() if path.is_file() else b""
     return value if isinstance(value, bytes) else None
-

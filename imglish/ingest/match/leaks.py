@@ -129,7 +129,9 @@ class LeakTask:
         places = np.flatnonzero(column.is_valid().to_numpy())
         row, item = held.near(np.asarray(column.drop_null().to_numpy(), np.uint64), unit.params["radius"])
         wanted = np.unique(places[row])
-        of = {place: item[row == number] for number, place in enumerate(places.tolist()) if place in set(wanted.tolist())}
+        of = {
+            place: item[row == number] for number, place in enumerate(places.tolist()) if place in set(wanted.tolist())
+        }
         hits: list[tuple[Any, ...]] = []
         for place, payload in _column(self.store, unit.spec["landing"], wanted, "payload"):
             sketch = probe_with(payload, unit.spec["max_pixels"], lambda i: pixel_digest(i) + thumbnail(i).tobytes())[1]

@@ -79,7 +79,7 @@ def _hash(small: Image.Image) -> int:
 def _cosines() -> NDArray[np.float64]:
     """The lowest rows of the DCT-II matrix, [8, 32], rounded so that every machine has the same."""
     k, n = np.arange(_LOW)[:, None], np.arange(_SIDE)[None, :]
-    return np.round(np.cos(np.pi * k * (2 * n + 1) / (2 * _SIDE)), 9)
+    return np.asarray(np.round(np.cos(np.pi * k * (2 * n + 1) / (2 * _SIDE)), 9), dtype=np.float64)
 
 
 def distance(left: int, right: int) -> int:
@@ -124,7 +124,7 @@ _SHIFT, _BLOCK, _NOISE = 2, 8, 60.0
 def _smooth(picture: Thumbnail) -> NDArray[np.float64]:
     padded = np.pad(picture.astype(np.float64), 1, mode="edge")
     rows = padded[:-2] + padded[1:-1] + padded[2:]
-    return np.asarray((rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) / 9.0)
+    return np.asarray((rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) / 9.0, dtype=np.float64)
 
 
 def _block_means(values: NDArray[np.float64]) -> NDArray[np.float64]:

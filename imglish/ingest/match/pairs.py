@@ -9,7 +9,7 @@ are in order of record ids, so the result does not depend on where rows came fro
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +38,9 @@ class Pairs(NamedTuple):
 def capped_pairs(sizes: I64) -> Pairs:
     """Pairs within groups of the given sizes that lie one after another."""
     starts = np.cumsum(sizes) - sizes
-    found = [_all_pairs(starts[sizes == size], int(size)) for size in np.unique(sizes[(sizes > 1) & (sizes <= ALL_PAIRS)])]
+    found = [
+        _all_pairs(starts[sizes == size], int(size)) for size in np.unique(sizes[(sizes > 1) & (sizes <= ALL_PAIRS)])
+    ]
     large = np.flatnonzero(sizes > ALL_PAIRS)
     found += [_few_pairs(int(starts[group]), int(sizes[group])) for group in large]
     return _joined(found, len(large))
@@ -117,7 +119,7 @@ def block_keys(hashes: U64, radius: int) -> U64:
     pair of blocks with their numbers (multi-index hashing, Norouzi et al. 2012; pairs of blocks as Manku et al. 2007).
     """
     edges = np.linspace(0, 64, radius + 3).astype(int)
-    masks = [((1 << int(high)) - 1) ^ ((1 << int(low)) - 1) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    masks = [((1 << high) - 1) ^ ((1 << low) - 1) for low, high in pairwise(edges.tolist())]
     keys = [
         (hashes & np.uint64(masks[one] | masks[two])) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(one * 64 + two)
         for one, two in combinations(range(len(masks)), 2)

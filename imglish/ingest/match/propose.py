@@ -82,7 +82,9 @@ def key_rows(prints: pa.Table, unit: int, config: MatchConfig, buckets: int) -> 
     """KEY_ROWS of the fingerprints of landing file `unit`."""
     parts = [_rows(*found, prints, unit) for found in _keys(prints, config)]
     rows = pa.concat_tables([KEY_ROWS.empty_table(), *parts])
-    bucket = (mix(rows.column("key").to_numpy() + np.uint64(1)) % np.uint64(buckets)) if rows.num_rows else []
+    if not rows.num_rows:
+        return rows
+    bucket = mix(rows.column("key").to_numpy() + np.uint64(1)) % np.uint64(buckets)
     return rows.set_column(0, KEY_ROWS.field("bucket"), pa.array(bucket, pa.int32()))
 
 
@@ -214,10 +216,8 @@ def _part(
     """CANDIDATES of the chosen groups."""
     inside = np.flatnonzero(np.repeat(chosen, sizes))
     wanted = sizes[chosen].astype(np.int64)
-    if kind == BLOCK:
-        pairs = near_pairs(numbers["mark"][inside], wanted, config.image.radius)
-    else:
-        pairs = capped_pairs(wanted)
+    found = numbers["mark"][inside]
+    pairs = near_pairs(found, wanted, config.image.radius) if kind == BLOCK else capped_pairs(wanted)
     return _candidates(rows, inside, pairs, kind != BAND), pairs.capped
 
 
@@ -237,13 +237,14 @@ def _unique(candidates: pa.Table) -> pa.Table:
 
 
 def first_rows(rows: pa.Table, keys: list[str]) -> pa.Table:
-    """Of sorted rows the first of each run of equal keys."""
+    """Of sorted rows the first of each run of equal keys; a null is an empty value."""
     rows = rows.combine_chunks()
     if rows.num_rows < 2:
         return rows
     same = np.ones(rows.num_rows - 1, dtype=bool)
     for key in keys:
         column = rows.column(key).chunk(0)
+        column = pc.fill_null(column, b"") if pa.types.is_binary(column.type) else column
         same &= pc.equal(column[1:], column[:-1]).to_numpy(zero_copy_only=False)
     return rows.filter(pa.array(np.concatenate([[True], ~same])))
 

@@ -74,7 +74,7 @@ def normal_digest(words: Sequence[str]) -> bytes:
 
 @dataclass(frozen=True)
 class Shingles:
-    """Runs of n texts: `hashes` of all, uint64, and `starts` int64 [n + 1], so that text i has starts[i]:starts[i+1]."""
+    """Runs of n texts: `hashes` uint64 of all, `starts` int64 [n + 1]: text i has [starts[i], starts[i+1])."""
 
     hashes: U64
     starts: NDArray[np.int64]

@@ -16,11 +16,11 @@ from typing import Any
 from imglish.ingest.match.fingerprints import VERSIONS
 from imglish.ingest.match.join import Matched
 from imglish.ingest.match.leaks import find_leaks
-from imglish.ingest.match.propose import LoadKeys, Propose
 from imglish.ingest.match.propose import VERSION as PROPOSE_VERSION
+from imglish.ingest.match.propose import LoadKeys, Propose
 from imglish.ingest.match.verify import VERSION, LoadCompared, LoadWanted, Sketch, Verify
 from imglish.recipe import Recipe
-from imglish.recipe_match import MatchConfig
+from imglish.recipe_match import MatchConfig, MatchImageConfig, MatchTextConfig
 from imglish.stages import Engine, Progress, Receipt, Unit, run_group
 from imglish.storage import Output, Store
 
@@ -40,11 +40,10 @@ def floors(config: MatchConfig) -> tuple[float, float]:
 
 
 def lowered(config: MatchConfig) -> list[str]:
-    """A line for every threshold below its floor, which matches anew."""
-    parts = {"text": config.text, "image": config.image}
+    """A line for every threshold below its floor, for which candidates are compared anew."""
+    parts: dict[str, MatchTextConfig | MatchImageConfig] = {"text": config.text, "image": config.image}
     return [
-        f"match.{name}.threshold {part.threshold} is below the stored floor {part.floor}: matching anew from "
-        f"{part.threshold} on, which reads candidates' payloads"
+        f"match.{name}.threshold {part.threshold} is below the stored floor {part.floor}: candidates are matched anew"
         + ("; bands propose few pairs down there (docs/deduplication.md)" if name == "text" else "")
         for name, part in parts.items()
         if part.threshold is not None and part.threshold < part.floor
