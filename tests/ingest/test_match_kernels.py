@@ -123,7 +123,7 @@ def test_bands_need_as_many_hashes_as_there_are() -> None:
 
 def test_hashes_are_those_of_imagehash_but_for_a_few_bits() -> None:
     bits = [distance(perceptual_hash(image), int(str(imagehash.phash(image)), 16)) for image in photographs().values()]
-    assert max(bits) <= 6 and np.mean(bits) <= 2
+    assert max(bits) <= 6 and np.mean(bits) <= 3
 
 
 @pytest.mark.parametrize("name", list(TRANSFORMS))

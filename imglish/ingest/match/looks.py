@@ -4,9 +4,10 @@
     distance(look.hash, other.hash)               # bits that differ, 0..64
     similarity(thumbnail(a), thumbnail(b))        # 0..1; re-encoded, resized and slightly cropped copies stay above 0.9
 
-The hash is the DCT hash that ImageHash calls `phash`: grey, 32 x 32 by antialiased resize, two-dimensional DCT-II, the
-signs of the 8 x 8 lowest frequencies against their median. Like every original, a picture is first turned upright and
-laid over white. A hash only proposes: flat pictures, screenshots and emoji share hashes without being copies.
+The hash is the DCT hash that ImageHash calls `phash`: grey, 32 x 32 by antialiased resize (thinned and averaged before,
+for speed), two-dimensional DCT-II, the signs of the 8 x 8 lowest frequencies against their median. Like every original,
+a picture is first turned upright and laid over white. A hash only proposes: flat pictures, screenshots and emoji share
+hashes without being copies.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -42,19 +44,17 @@ class Look:
 def take_look(image: Image.Image) -> Look:
     """Hash and pixel key of a decoded original.
 
-    Both are taken from the picture averaged down to 64 to 127 pixels a side, so they cost a fifth of decoding a small
-    JPEG. Pictures of other pixels may share a key when they differ in less than rounding: whoever finds equal keys
-    compares `pixel_digest`.
+    Both are taken from a few thousand pixels, so that they cost little beside decoding. Other pictures may share a
+    key: whoever finds equal keys compares `pixel_digest`.
     """
     plain = upright(image)
-    small = _reduced(plain)
-    key = hashlib.blake2b(f"{plain.size}{plain.mode}".encode() + small.tobytes(), digest_size=8)
-    return Look(_hash(small), key.digest())
+    small = _small(plain)
+    return Look(_hash(small), xxhash.xxh3_64_digest(f"{plain.size}".encode() + small.tobytes()))
 
 
 def perceptual_hash(image: Image.Image) -> int:
     """The hash alone."""
-    return _hash(_reduced(upright(image)))
+    return _hash(_small(upright(image)))
 
 
 def pixel_digest(image: Image.Image) -> bytes:
@@ -64,15 +64,24 @@ def pixel_digest(image: Image.Image) -> bytes:
     return hashlib.sha256(f"{rgb.size}{rgb.mode}".encode() + rgb.tobytes()).digest()
 
 
-def _reduced(plain: Image.Image) -> Image.Image:
+def _small(plain: Image.Image) -> Image.Image:
+    """Grey, 64 to 127 pixels a side unless it is smaller: of a large picture every n-th pixel, then averages of those.
+
+    Short sides of 256 and more are thinned to 128 to 255 first: each of the 32 x 32 pixels that are transformed still
+    stands for at least 16, and the hash costs 0.1 ms whatever the size.
+    """
+    step = min(plain.size) // 128
+    if step > 1:
+        plain = plain.resize((plain.width // step, plain.height // step), Image.Resampling.NEAREST)
     factors = (max(1, plain.width // 64), max(1, plain.height // 64))
-    return plain if factors == (1, 1) else plain.reduce(factors)
+    return (plain if factors == (1, 1) else plain.reduce(factors)).convert("L")
 
 
 def _hash(small: Image.Image) -> int:
-    grey = small.convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-    low = _cosines() @ np.asarray(grey, dtype=np.float64) @ _cosines().T
-    return int.from_bytes(np.packbits((low > np.median(low)).ravel()).tobytes(), "big")
+    pixels = np.asarray(small.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC), dtype=np.float64)
+    low = (_cosines() @ pixels @ _cosines().T).ravel()
+    middle = np.partition(low, (31, 32))[31:33].mean()
+    return int.from_bytes(np.packbits(low > middle).tobytes(), "big")
 
 
 @cache

@@ -79,7 +79,7 @@ def match_pairs(
         return Matched()
     for line in lowered(config):
         note(line)
-    proposed = _proposed(store, engine, config, prints, progress)
+    proposed = propose_pairs(store, engine, config, prints, progress)
     outputs = proposed.outputs
     exact, captions = ([outputs[key] for key in outputs if key.endswith(name)] for name in ("edges", "captions"))
     verified = _verified(store, engine, recipe, landing, proposed, progress)
@@ -90,12 +90,11 @@ def _filled(outputs: Sequence[Output]) -> list[Output]:
     return [output for output in outputs if output.rows]
 
 
-def _proposed(
-    store: Store, engine: Engine, config: MatchConfig, prints: Sequence[Output], progress: Progress | None
+def propose_pairs(
+    store: Store, engine: Engine, config: MatchConfig, prints: Sequence[Output], progress: Progress | None = None
 ) -> Receipt:
-    each = config.text.bands + (config.image.radius + 2) * (config.image.radius + 1) // 2
-    wanted = -(-sum(output.rows for output in prints) * each // BUCKET_KEYS)
-    buckets = config.buckets or max(1, wanted)
+    """The grouping by keys: outputs `<bucket>/candidates`, `/edges` and `/captions`, counts of keys that were capped."""
+    buckets = config.buckets or max(1, -(-sum(output.rows for output in prints) * _keys(config) // BUCKET_KEYS))
     params: dict[str, Any] = {
         "versions": VERSIONS,
         "exact": config.exact,
@@ -107,6 +106,14 @@ def _proposed(
     pieces = [{"path": output.path, "unit": number} for number, output in enumerate(prints)]
     load, reduce = LoadKeys(store, config, buckets), Propose(store, config)
     return run_group(store, FOLDER, engine, unit, load, pieces, range(buckets), reduce, progress)
+
+
+def _keys(config: MatchConfig) -> int:
+    """Keys of a record, about: a document's or a picture's, whichever has more."""
+    text = config.text.bands if config.text.threshold is not None else 0
+    radius = config.image.radius
+    image = (radius + 2) * (radius + 1) // 2 if config.image.threshold is not None else 0
+    return max(text, image) + 1
 
 
 def _verified(
