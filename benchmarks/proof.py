@@ -163,6 +163,41 @@ def byte_sweep() -> Numbers:
     return proof_shards.byte_sweep()
 
 
+def near_guides() -> Numbers:
+    """Two architectures of the installation guide: recall >= 98 % from Jaccard 0.85, within 2 points of the curve."""
+    from benchmarks import proof_match
+
+    return proof_match.near_guides()
+
+
+def near_photographs() -> Numbers:
+    """Photographs re-encoded, resized, cropped, brightened, watermarked: recall of each; none merge that differ."""
+    from benchmarks import proof_match
+
+    return proof_match.near_photographs()
+
+
+def same_decisions() -> Numbers:
+    """Matching on: one decisions digest under Dask and Spark, 1, 2 and 4 workers, sources in three orders."""
+    from benchmarks import proof_match
+
+    return proof_match.same_decisions()
+
+
+def scale_signatures_dask() -> Numbers:
+    """30 M synthetic signatures through buckets (Dask) and components: peak memory under 12 GB."""
+    from benchmarks import proof_match
+
+    return proof_match.scale_signatures("dask")
+
+
+def scale_signatures_spark() -> Numbers:
+    """30 M synthetic signatures through buckets (Spark) and components: peak memory under 12 GB."""
+    from benchmarks import proof_match
+
+    return proof_match.scale_signatures("spark")
+
+
 def scale_manifest() -> Numbers:
     """A manifest of 50 M synthetic samples: open, next batch after resume, memory, replay."""
     from benchmarks import scale
@@ -255,6 +290,11 @@ CLAIMS: dict[str, Claim] = {
     "train-resume": train_resume,
     "webdataset-reads": webdataset_reads,
     "byte-sweep": byte_sweep,
+    "near-guides": near_guides,
+    "near-photographs": near_photographs,
+    "same-decisions": same_decisions,
+    "scale-signatures-dask": scale_signatures_dask,
+    "scale-signatures-spark": scale_signatures_spark,
     "scale-manifest": scale_manifest,
     "scale-urls": scale_urls,
     "scale-receipts": scale_receipts,
@@ -275,7 +315,7 @@ WITHOUT_DEMO = (
     "no-hang",
     "fresh-demo",
     "fresh-test",
-    *(n for n in CLAIMS if n.startswith(("scale-", "same-bytes"))),
+    *(n for n in CLAIMS if n.startswith(("scale-", "same-", "near-"))),
 )
 """Claims that need no demo corpus."""
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from imglish.ingest.decide import BUCKET_ROWS, PIECE_ROWS
+from imglish.ingest.match.fingerprints import FINGERPRINTS
 from imglish.ingest.measures.registry import MAKERS, needed_names
 from imglish.ingest.tally import verdicts
 from imglish.recipe import CodebookConfig, Recipe, VqkdConfig
@@ -120,7 +121,7 @@ _DEFAULTS = {
     "landing B/byte, pair": 1.0,
     "landing B/byte, image": 1.0,
     "landing B/byte, text": 0.4,
-    "annotate B/row": 45,
+    "annotate B/row": 150,
     "measure B/text": 840,
     "resolve B/row": 25,
     "decide B/row": 50,
@@ -205,7 +206,7 @@ class _Estimate:
                 units,
                 (self.usable["pair"] + self.usable["image"]) * rate("annotate s/image")
                 + self.bytes["text"] * rate("annotate s/byte"),
-                _bytes(rows * rate("annotate B/row") + units * _footer(ANNOTATIONS)),
+                _bytes(rows * rate("annotate B/row") + units * sum(map(_footer, _ANNOTATED.values()))),
                 origin=self._origin("annotate s/image", "annotate s/byte"),
             ),
             *self._measures(),
@@ -383,7 +384,10 @@ def _of_payloads(receipts: Mapping[str, Sequence[Receipt]]) -> Quotients:
     return {
         "annotate s/image": (_seconds(pictured), _count(pictured, "images")),
         "annotate s/byte": (_seconds(written), _count(written, "text_bytes")),
-        "annotate B/row": (_output_bytes(annotated, ANNOTATIONS), _output_rows(annotated)),
+        "annotate B/row": (
+            sum(_output_bytes([_only(one, name) for one in annotated], schema) for name, schema in _ANNOTATED.items()),
+            _output_rows([_only(one, "rows") for one in annotated]),
+        ),
         "tokenize-text s/byte": (_seconds(texts), characters + _count(texts, "caption_characters")),
         "members B/row": (_output_bytes(members, MEMBERS), _output_rows(members)),
         "ids B/byte": (_output_bytes(documents, DOCUMENTS), characters),
@@ -397,7 +401,7 @@ def _of_payloads(receipts: Mapping[str, Sequence[Receipt]]) -> Quotients:
 def _of_rows(receipts: Mapping[str, Sequence[Receipt]]) -> Quotients:
     """Stages that read no payload."""
     found: Quotients = {}
-    rows = _output_rows(receipts.get("annotate", ()))
+    rows = _output_rows([_only(one, "rows") for one in receipts.get("annotate", ())])
     if rows >= MANY_ROWS:
         found |= {f"{name} s/row": (_seconds(receipts.get(name, ())), rows) for name in ("tally", "select")}
         packed = receipts.get("pack-rows", ())
@@ -435,6 +439,8 @@ def _of_shards(recipe: Recipe, receipts: Mapping[str, Sequence[Receipt]], second
 
 
 _LOST = "payload@1"
+_ANNOTATED = {"rows": ANNOTATIONS, "fingerprints": FINGERPRINTS}
+"""What annotate writes of a landing file."""
 
 
 def _seconds(receipts: Sequence[Receipt]) -> float:

@@ -25,6 +25,7 @@ from imglish.errors import ImglishError, LockError, SourceError, StageError, Sto
 from imglish.ingest.annotate import AnnotateTask, annotate_units
 from imglish.ingest.decide import decide
 from imglish.ingest.land import land, landing_files
+from imglish.ingest.match.stage import match
 from imglish.ingest.measures.registry import Measure, make_measure, needed_names
 from imglish.ingest.measures.stage import MeasureTask, measure_units
 from imglish.ingest.rules import active_rules
@@ -232,10 +233,13 @@ class Pipeline:
             task = AnnotateTask(self.store)
             annotated = run_map(self.store, TABLES, self.engine, task, units, self.progress)
             annotations = [receipt.outputs["rows"] for receipt in annotated]
+            prints = [receipt.outputs["fingerprints"] for receipt in annotated]
         kind_of = {source.name: source.kind for source in self.recipe.source}
         measures = self._measured(landing, [kind_of[name] for name, found in files.items() for _ in found])
+        with self._timed("match"):
+            matched = match(self.store, self.engine, self.recipe, landing, prints, self.progress, self.note)
         with self._timed("decide"):
-            decided = decide(self.store, self.engine, self.recipe, annotations, self.progress, measures)
+            decided = decide(self.store, self.engine, self.recipe, annotations, self.progress, measures, matched)
         return [LandingFile(*files) for files in zip(landing, annotations, decided.decisions, strict=True)]
 
     def _measured(self, landing: Sequence[Output], kinds: Sequence[str]) -> list[list[Output]]:

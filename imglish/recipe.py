@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from imglish.errors import RecipeError
 from imglish.recipe_base import RUN, Section, content_fields, parse_size
 from imglish.recipe_decide import DecideConfig
+from imglish.recipe_match import MatchConfig
 from imglish.recipe_tokenize import (
     CodebookConfig,
     PluginConfig,
@@ -40,6 +41,7 @@ __all__ = [
     "EngineName",
     "FetchConfig",
     "MaskConfig",
+    "MatchConfig",
     "ModelConfig",
     "PackConfig",
     "PluginConfig",
@@ -257,6 +259,7 @@ class Recipe(Section):
     source: tuple[SourceConfig, ...] = Field(min_length=1)
     """The sources, `[[source]]` in TOML."""
     fetch: FetchConfig = FetchConfig()
+    match: MatchConfig = MatchConfig()
     decide: DecideConfig = DecideConfig()
     tokenize: TokenizeConfig = TokenizeConfig()
     pack: PackConfig = PackConfig()

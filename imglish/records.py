@@ -119,6 +119,7 @@ DECISIONS = pa.schema(
         pa.field("other_row", pa.string()),
         pa.field("edits", pa.binary()),  # JSON list of [caption number or -1, start byte, end byte, replacement]
         pa.field("sample_kind", pa.string()),  # kind of the sample it belongs to: kept and merged only
+        pa.field("sample_id", pa.binary()),  # record id of that sample: another record's when a near duplicate merges
         pa.field("split", pa.string()),  # null when dropped
         pa.field("priority", pa.int32(), nullable=False),
     ]
@@ -151,7 +152,8 @@ MEMBERS = pa.schema(
         pa.field("caption_ids", pa.binary()),  # u16 LE, each caption <s> ... </s>, same order
     ]
 )
-"""`kind` here is the kind of the sample that the occurrence belongs to: an image merged into a pair is "pair"."""
+"""`record_id` and `kind` here are those of the sample that the occurrence belongs to: an image merged into a pair is
+"pair", and a pair merged into a near duplicate has the id of that one."""
 
 IMAGES = pa.schema(
     [

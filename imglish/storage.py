@@ -25,12 +25,15 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from imglish.errors import StorageError
 
@@ -317,6 +320,21 @@ def write_parquet(table: pa.Table, file: BinaryIO, bulky: Sequence[str] = (), pa
         use_dictionary=others,
         write_statistics=others,
     )
+
+
+def read_rows(store: Store, path: str, wanted: NDArray[np.int64], columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Rows of a Parquet file by number, ascending, in one table for each row group that holds some of them."""
+    if not len(wanted):
+        return
+    with store.open(path) as file:
+        parquet = pq.ParquetFile(file)
+        sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+        edges = np.concatenate([[0], np.cumsum(sizes)])
+        cuts = np.searchsorted(wanted, edges)
+        for group, (first, last) in enumerate(pairwise(cuts.tolist())):
+            if first < last:
+                rows = parquet.read_row_group(group, columns=list(columns))
+                yield rows.take(pa.array(wanted[first:last] - edges[group]))
 
 
 def _scan(folder: str) -> dict[str, Listed]:

@@ -16,6 +16,7 @@ import json
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
@@ -77,9 +78,8 @@ def cut(piece: Mapping[str, Any], load: Load, stage: str, empty: Sequence[int] =
     table, bucket = table.take(order), bucket[order]
     nothing = _ipc(table.slice(0, 0)) if empty else b""
     yield from ((one, nothing) for one in empty)
-    starts = np.flatnonzero(np.r_[True, bucket[1:] != bucket[:-1]]) if len(bucket) else np.zeros(0, dtype=np.int64)
-    stops = np.r_[starts[1:], len(bucket)].astype(np.int64)
-    for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+    edges = np.flatnonzero(np.r_[True, bucket[1:] != bucket[:-1], True]) if len(bucket) else np.zeros(1, dtype=np.int64)
+    for start, stop in pairwise(edges.tolist()):
         rows = table.slice(start, stop - start)
         step = max(1, int(rows.num_rows * CELL_BYTES // max(1, rows.nbytes)))
         yield from ((int(bucket[start]), _ipc(rows.slice(i, step))) for i in range(0, rows.num_rows, step))

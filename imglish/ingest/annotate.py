@@ -1,6 +1,7 @@
 """Annotate: measure every occurrence once, so that a change of threshold reads no payload.
 
-One unit per landing file, one row per occurrence in landing's order (schema `records.ANNOTATIONS`).
+One unit per landing file, one row per occurrence in landing's order (schema `records.ANNOTATIONS`), and beside it the
+fingerprints that `imglish.ingest.match` compares; a picture is decoded once for both.
 An image is decoded in full here, so truncation and decompression bombs are found before anything is
 decided; what the decoder says becomes the row's `status` and `detail`.
 
@@ -17,11 +18,15 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import pyarrow as pa
+
 from imglish.errors import ImageError
 from imglish.ingest.addresses import host_of
 from imglish.ingest.hosts import place_of
+from imglish.ingest.match.fingerprints import FINGERPRINTS, VERSIONS, fingerprints
+from imglish.ingest.match.looks import Look, take_look
 from imglish.records import ANNOTATIONS, pack_json, table, unpack_json
-from imglish.shards.images import probe
+from imglish.shards.images import probe_with
 from imglish.stages import Commit, Receipt, Unit
 from imglish.storage import Output, Store
 
@@ -35,7 +40,7 @@ _LANGUAGE_CHARACTERS = 2000
 
 def annotate_units(landing: Sequence[Output], max_pixels: int) -> list[Unit]:
     """One unit per landing file; `max_pixels` refuses larger originals before they are decoded."""
-    params = {"max_pixels": max_pixels, "language_model": language_model_digest()}
+    params = {"max_pixels": max_pixels, "language_model": language_model_digest(), "fingerprints": VERSIONS}
     return [
         Unit(STAGE, VERSION, params, [output.sha256], {"landing": output.path, "max_pixels": max_pixels})
         for output in landing
@@ -51,9 +56,14 @@ class AnnotateTask:
     def __call__(self, unit: Unit) -> Receipt:
         commit = Commit(self.store, FOLDER, STAGE, unit.id)
         rows: list[dict[str, Any]] = []
+        prints: list[pa.Table] = []
         for batch in self.store.read_batches(unit.spec["landing"], _BATCH_ROWS):
-            rows += [_annotate(row, unit.spec["max_pixels"]) for row in batch.to_pylist()]
+            landed = batch.to_pylist()
+            annotated = [_annotate(row, unit.spec["max_pixels"]) for row in landed]
+            rows += [measured for measured, _ in annotated]
+            prints.append(_fingerprints(landed, annotated))
         output = self.store.put_table(f"{FOLDER}/{STAGE}", table(rows, ANNOTATIONS))
+        found = self.store.put_table(f"{FOLDER}/fingerprints", pa.concat_tables([FINGERPRINTS.empty_table(), *prints]))
         readable = [row for row in rows if row["status"] == "ok"]
         counts = {
             "occurrences": len(rows),
@@ -61,10 +71,22 @@ class AnnotateTask:
             "images": sum(row["kind"] != "text" for row in readable),
             "text_bytes": sum(row["bytes"] for row in readable if row["kind"] == "text"),
         }
-        return commit({"rows": output}, counts)
+        return commit({"rows": output, "fingerprints": found}, counts)
 
 
-def _annotate(row: Mapping[str, Any], max_pixels: int) -> dict[str, Any]:
+def _fingerprints(
+    landed: Sequence[Mapping[str, Any]], annotated: Sequence[tuple[Mapping[str, Any], Look | None]]
+) -> pa.Table:
+    readable = [measured["status"] == "ok" for measured, _ in annotated]
+    texts = [
+        row["payload"].decode("utf-8") if ok and row["kind"] == "text" else None
+        for row, ok in zip(landed, readable, strict=True)
+    ]
+    captions = [unpack_json(row["captions"]) or [] if ok else [] for row, ok in zip(landed, readable, strict=True)]
+    return fingerprints(landed, [look for _, look in annotated], texts, captions)
+
+
+def _annotate(row: Mapping[str, Any], max_pixels: int) -> tuple[dict[str, Any], Look | None]:
     kept = ("source", "row", "kind", "record_id", "status", "detail", "bytes")
     measured = {name: row[name] for name in kept}
     if row["receipt"] is not None and row["status"] == "ok":
@@ -72,16 +94,16 @@ def _annotate(row: Mapping[str, Any], max_pixels: int) -> dict[str, Any]:
     if row["kind"] == "pair":
         measured |= _caption_columns(unpack_json(row["captions"]) or [])
     if row["status"] != "ok":
-        return measured
+        return measured, None
     if row["kind"] == "text":
-        return measured | _text_columns(row["payload"].decode("utf-8"))
+        return measured | _text_columns(row["payload"].decode("utf-8")), None
     try:
-        facts = probe(row["payload"], max_pixels)
+        facts, look = probe_with(row["payload"], max_pixels, take_look)
     except ImageError as error:
-        return measured | {"status": error.reason, "detail": error.detail}
+        return measured | {"status": error.reason, "detail": error.detail}, None
     long, short = max(facts.width, facts.height), min(facts.width, facts.height)
     size = {"width": facts.width, "height": facts.height, "aspect": long / short}
-    return measured | size | {"format": facts.format, "mode": facts.mode}
+    return measured | size | {"format": facts.format, "mode": facts.mode}, look
 
 
 def _text_columns(text: str) -> dict[str, Any]:

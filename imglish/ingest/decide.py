@@ -6,6 +6,9 @@ Two groupings through the engine's shuffle:
   picks the survivor and the split;
 - `decide` brings the verdicts back to their landing files, so that decisions lie row by row beside landing.
 
+Between them the clusters of near duplicates are found, if the recipe asks for them (`imglish.ingest.match.join`): one
+unit over the edges and the survivors of the records that they name. Leaks of evaluation sets drop like rules do.
+
 The survivor of a record minimises (source priority, source name, row) among the occurrences that no rule
 dropped; the other passing ones are merged into it. A pair's captions therefore survive even when the image
 was seen first elsewhere. Images of an image source merge into a pair of the same bytes unless the recipe
@@ -30,6 +33,9 @@ from numpy.typing import NDArray
 
 from imglish.digests import record_halves, table_digest
 from imglish.ingest.judge import JUDGED, evidence_rows, judge, measured_rows
+from imglish.ingest.match.clusters import apply_clusters
+from imglish.ingest.match.join import NOTHING, Matched, find_clusters, leak_bit, near_bit
+from imglish.ingest.match.leaks import drop_leaks
 from imglish.ingest.placeholders import RULE as PLACEHOLDER
 from imglish.ingest.placeholders import drop_placeholders
 from imglish.ingest.rules import EXACT_DUPLICATE, active_rules
@@ -39,7 +45,7 @@ from imglish.seeds import stream, uniform
 from imglish.stages import Commit, Engine, Progress, Receipt, Unit, find_receipt, run_group
 from imglish.storage import Output, Store
 
-VERSION = 3
+VERSION = 4
 FOLDER = "tables"
 PIECE_ROWS = 150_000
 """Rows loaded at once, and rows of the landing files that are written together; about 25 MB."""
@@ -64,10 +70,14 @@ def decide(
     annotations: Sequence[Output],
     progress: Progress | None = None,
     measures: Sequence[Sequence[Output]] = (),
+    matched: Matched = NOTHING,
 ) -> Decided:
-    """One decisions file for each annotations file, row by row the same occurrences; `measures` lie beside them."""
+    """One decisions file for each annotations file, row by row the same occurrences; `measures` lie beside them.
+
+    `matched` is what match found.
+    """
     priorities = {source.name: source.priority for source in recipe.source}
-    params = {
+    params: dict[str, Any] = {
         "decide": content_fields(recipe.decide),
         "rules": [*(rule.facts() for rule in active_rules(recipe)), PLACEHOLDER],
         "priorities": priorities,
@@ -77,14 +87,21 @@ def decide(
     buckets = recipe.decide.buckets or max(1, -(-sum(rows) // BUCKET_ROWS))
     spans = _spans(rows)
     files = [[rows, *more] for rows, more in zip(annotations, measures or [()] * len(annotations), strict=True)]
-    paths = [[output.path for output in outputs] for outputs in files]
-    pieces = [{"first": first, "paths": paths[first:end]} for first, end in spans]
-    resolve_unit = Unit("resolve", VERSION, params, [output.sha256 for outputs in files for output in outputs])
+    paths: dict[str, list[Any]] = {
+        "paths": [[output.path for output in outputs] for outputs in files],
+        "leaks": [output.path for output in matched.leaks],
+    }
+    pieces = [{"first": first, **{name: of[first:end] for name, of in paths.items()}} for first, end in spans]
+    params |= {"leak": content_fields(recipe.match.leak) if matched.leaks else None}
+    inputs = [output.sha256 for outputs in (*files, matched.leaks) for output in outputs]
+    resolve_unit = Unit("resolve", VERSION, params, inputs)
     judging, resolving = _Judge(store, recipe, buckets), _Resolve(store, recipe)
     resolved = run_group(store, FOLDER, engine, resolve_unit, judging, pieces, range(buckets), resolving, progress)
-    decide_unit = Unit("decide", VERSION, {}, [resolve_unit.id])
-    pieces = [{"path": output.path} for output in resolved.outputs.values()]
-    load, reduce = _ByLandingFile(store, spans), _Align(store, spans)
+    clustered = find_clusters(store, engine, recipe, resolved, matched, progress)
+    near = {} if clustered is None else {name: output.path for name, output in clustered.outputs.items()}
+    decide_unit = Unit("decide", VERSION, {}, [resolve_unit.id, *([] if clustered is None else [clustered.unit])])
+    pieces = [{"path": output.path, "clusters": near.get(name)} for name, output in resolved.outputs.items()]
+    load, reduce = _ByLandingFile(store, recipe, spans), _Align(store, spans)
     decided = run_group(store, FOLDER, engine, decide_unit, load, pieces, range(len(spans)), reduce, progress).outputs
     decisions = [decided[f"{n:06d}/{file:08d}"] for n, span in enumerate(spans) for file in range(*span)]
     return Decided(decisions, [decided[f"{n:06d}/evidence"] for n in range(len(spans))])
@@ -115,6 +132,10 @@ class _Judge:
             judge(measured_rows(self.store, paths, self.recipe), self.recipe, unit, self.buckets)
             for unit, paths in numbered
         ]
+        bit = leak_bit(active_rules(self.recipe))
+        for number, path in enumerate(piece["leaks"]):
+            leaks = self.store.read_table(path)
+            judged[number] = drop_leaks(judged[number], leaks, self.recipe.match.leak, bit)
         return pa.concat_tables(judged)
 
 
@@ -201,6 +222,7 @@ def _fill(rows: pa.Table, survivor: NDArray[np.int64], recipe: Recipe) -> pa.Tab
         "other_source": rows.column("source").take(other),
         "other_row": rows.column("row").take(other),
         "sample_kind": rows.column("kind").take(pa.array(survivor, mask=~kept)),
+        "sample_id": rows.column("record_id").take(pa.array(place, mask=~kept)),
         "split": pc.if_else(pa.array(kept), _splits(rows.column("record_id"), recipe), none),
     }
     for name, values in columns.items():
@@ -220,10 +242,15 @@ class _ByLandingFile:
     """Loads resolved rows; bucket = number of the span that the landing file is in."""
 
     store: Store
+    recipe: Recipe
     spans: Sequence[tuple[int, int]]
 
     def __call__(self, piece: Mapping[str, Any]) -> pa.Table:
         rows = self.store.read_table(piece["path"])
+        if piece["clusters"] is not None:
+            found = self.store.read_table(piece["clusters"])
+            splits = _splits(found.column("root"), self.recipe)
+            rows = apply_clusters(rows, found, splits, self.recipe.match, near_bit(active_rules(self.recipe)))
         starts = np.array([first for first, _ in self.spans])
         bucket = np.searchsorted(starts, rows.column("unit").to_numpy(), side="right") - 1
         return rows.append_column(JUDGED.field("bucket"), pa.array(bucket, pa.int32()))

@@ -151,9 +151,9 @@ def evidence_rows(rows: pa.Table) -> pa.Table:
     merged = rows.filter(pc.equal(rows.column("verdict"), "merge"))
     who = ["order", "source", "row"]
     parts = [
-        dropped.select([*who, *_SAID]),
+        dropped.select([*who, *_SAID, "other_source", "other_row"]),
         _further(rows.filter(pc.is_valid(rows.column("more"))), who),
-        merged.select([*who, "rule", "other_source", "other_row"]),
+        merged.select([*who, *_SAID, "other_source", "other_row"]),
     ]
     schema = pa.schema([pa.field("order", pa.int64()), *EVIDENCE])
     filled = [

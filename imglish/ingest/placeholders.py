@@ -10,11 +10,11 @@ its occurrences, by `placeholder@1`. Rows that were not fetched have no place an
 from __future__ import annotations
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from imglish.ingest.firing import fire
 from imglish.ingest.hosts import URL_BITS
 
 RULE = "placeholder@1"
@@ -37,27 +37,8 @@ def drop_placeholders(rows: pa.Table, group: NDArray[np.int64], limit: int, bit:
     fired = (counts > limit) & np.asarray(rows.column("record_id").is_valid())
     if not limit or not fired.any():
         return rows
-    decides = fired & np.asarray(pc.equal(rows.column("verdict"), "keep"))
-    bits = rows.column("fired").to_numpy() | (fired.astype(np.int64) << bit)
-    more = rows.column("more").to_pylist()
-    for number in np.flatnonzero(fired & ~decides).tolist():
-        said = [RULE, float(counts[number]), float(limit), _detail(counts[number])]
-        more[number] = orjson.dumps([*orjson.loads(more[number] or b"[]"), said])
-    chosen = pa.array(decides)
-    details = pa.array([_detail(count) for count in counts.tolist()])
-    columns = {
-        "verdict": pc.if_else(chosen, "drop", rows.column("verdict")),
-        "rule": pc.if_else(chosen, RULE, rows.column("rule")),
-        "score": pc.if_else(chosen, pa.array(counts.astype(np.float64)), rows.column("score")),
-        "threshold": pc.if_else(chosen, float(limit), rows.column("threshold")),
-        "detail": pc.if_else(chosen, details, rows.column("detail")),
-        "edits": pc.if_else(chosen, pa.scalar(None, pa.binary()), rows.column("edits")),
-        "fired": pa.array(bits),
-        "more": pa.array(more, pa.binary()),
-    }
-    for name, values in columns.items():
-        rows = rows.set_column(rows.column_names.index(name), rows.schema.field(name), values)
-    return rows
+    said = {number: _detail(counts[number]) for number in np.flatnonzero(fired).tolist()}
+    return fire(rows, fired, RULE, counts.astype(np.float64), np.full(len(counts), float(limit)), said, bit)
 
 
 def _detail(count: int) -> str:

@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import simplejpeg
@@ -29,6 +31,7 @@ from imglish.shards.jpeg import plain_jpeg_size
 from imglish.shards.safe_image import open_image
 
 RGB = NDArray[np.uint8]
+Seen = TypeVar("Seen")
 
 CODEC = {
     "encoder": f"simplejpeg {simplejpeg.__version__} baseline 4:2:0 accurate-dct",
@@ -76,10 +79,16 @@ def probe(payload: bytes, max_pixels: int) -> ImageFacts:
 
     Raises ImageError; its reasons are `imglish.shards.safe_image.REASONS`.
     """
+    return probe_with(payload, max_pixels, lambda image: None)[0]
+
+
+def probe_with(payload: bytes, max_pixels: int, see: Callable[[Image.Image], Seen]) -> tuple[ImageFacts, Seen]:
+    """`probe`, and what `see` makes of the decoded picture, so that it is decoded once; ImageError as for `probe`."""
     with open_image(payload, max_pixels) as image:
         width, height = image.size
         frames = getattr(image, "n_frames", 1)
-        return ImageFacts(width, height, image.format or "", image.mode, int(frames))
+        facts = ImageFacts(width, height, image.format or "", image.mode, int(frames))
+        return facts, see(image)
 
 
 def store_image(payload: bytes, config: StoredConfig) -> StoredImage:
@@ -106,6 +115,11 @@ def decode_jpeg(jpeg: bytes) -> RGB:
 def upright_rgb(image: Image.Image) -> Image.Image:
     """A Pillow image as every original is taken: upright, over white, sRGB, mode RGB; size as it is."""
     return _srgb(_opaque(_upright(image)), image.info.get("icc_profile"))
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """A decoded original turned by its EXIF orientation and laid over white, 8 bits: mode L, RGB or CMYK."""
+    return _opaque(_upright(image))
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -9,27 +9,28 @@ Payloads are the bulk of landing, so columns are judged first and only row group
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from imglish.errors import ImageError, StageError
 from imglish.recipe import StoredConfig
 from imglish.shards.images import StoredImage, store_image
-from imglish.storage import Output, Store
+from imglish.storage import Output, Store, read_rows
+
+__all__ = ["FOLDER", "LandingFile", "edited_captions", "edited_document", "kept_images", "kept_rows", "places"]
+__all__ += ["read_rows", "split_rows", "stored_image", "train_rows"]
 
 FOLDER = "tables"
 """Where this room's tables and receipts go."""
 
 Places = NDArray[np.int64]
 
-_DECIDED = ["source", "row", "kind", "record_id", "verdict", "sample_kind", "split", "edits", "priority"]
+_DECIDED = ["source", "row", "kind", "record_id", "verdict", "sample_kind", "sample_id", "split", "edits", "priority"]
 
 
 class LandingFile(NamedTuple):
@@ -84,21 +85,6 @@ def split_rows(rows: pa.Table, kinds: Sequence[str], split: str) -> pa.Table:
 def places(rows: pa.Table) -> Places:
     """The column `place` of `kept_rows`, int64 [n], ascending."""
     return np.asarray(rows.column("place").to_numpy(), np.int64)
-
-
-def read_rows(store: Store, path: str, wanted: Places, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """Rows of a Parquet file by number, ascending, in one table for each row group that holds some of them."""
-    if not len(wanted):
-        return
-    with store.open(path) as file:
-        parquet = pq.ParquetFile(file)
-        sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
-        edges = np.concatenate([[0], np.cumsum(sizes)])
-        cuts = np.searchsorted(wanted, edges)
-        for group, (first, last) in enumerate(pairwise(cuts.tolist())):
-            if first < last:
-                rows = parquet.read_row_group(group, columns=list(columns))
-                yield rows.take(pa.array(wanted[first:last] - edges[group]))
 
 
 def edited_document(payload: bytes, edits: Sequence[Sequence[Any]] | None) -> str:

@@ -195,7 +195,8 @@ def _member(row: dict[str, Any]) -> dict[str, Any]:
     captions = None
     if row["kind"] == "pair":
         captions = _edited(row, edited_captions, unpack_json(row["captions"]) or [])
-    return row | {"kind": row["sample_kind"], "merged": row["verdict"] == "merge", "captions": captions}
+    sample = {"record_id": row["sample_id"], "kind": row["sample_kind"]}
+    return row | sample | {"merged": row["verdict"] == "merge", "captions": captions}
 
 
 def _documents(store: Store, landing: str, rows: pa.Table, tokenizer: TextTokenizer) -> tuple[Output, dict[str, int]]:

@@ -16,7 +16,7 @@ import pytest
 
 from imglish.errors import FetchError
 from imglish.ingest.attempts import Session, may_pass, retry_after
-from imglish.ingest.fetch import fetch_rows, spread
+from imglish.ingest.fetch import _img2dataset, fetch_rows, spread
 from imglish.ingest.gate import Gate, LaterError, Share
 from imglish.ingest.optouts import OPT_OUTS, directives_of, opted_out
 from imglish.ingest.robots import Robots
@@ -234,7 +234,5 @@ def test_opt_outs_are_the_recipes() -> None:
 
 @pytest.mark.parametrize("value", ["noai", "imglish: noimageai", "otherbot: noai", "all", "noindex, nofollow"])
 def test_img2dataset_reads_common_headers_as_we_do(value: str) -> None:
-    from img2dataset.downloader import is_disallowed
-
-    theirs = is_disallowed(headers(f"X-Robots-Tag: {value}"), "imglish", set(OPT_OUTS))
+    theirs = _img2dataset().is_disallowed(headers(f"X-Robots-Tag: {value}"), "imglish", set(OPT_OUTS))
     assert (opted_out(headers(f"X-Robots-Tag: {value}"), OPT_OUTS, "imglish") is not None) == theirs

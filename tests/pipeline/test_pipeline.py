@@ -58,7 +58,8 @@ def manifest_of(recipe: Recipe) -> bytes:
 
 
 def files_of(recipe: Recipe, folder: str = "") -> set[str]:
-    return set(Store(recipe.work).files(folder))
+    """Committed files; what a killed process left half-written is the collector's."""
+    return {path for path in Store(recipe.work).files(folder) if "/.tmp-" not in path}
 
 
 def test_every_planted_fault_has_a_decision_with_its_reason(built: tuple[Recipe, dict[str, str]]) -> None:

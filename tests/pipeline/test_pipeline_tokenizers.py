@@ -81,7 +81,7 @@ def test_after_a_threshold_change_only_what_is_new_is_encoded_and_bytes_equal_a_
     built: Recipe, sources: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(built.work, tmp_path / "work")
-    loose = {"text": {"min_score": 0.1}, "validation_share": 0.3}
+    loose = {"rule": {"language": {"min_score": 0.1}}, "validation_share": 0.3}
     first, kept = build(vqkd_recipe(sources, tmp_path / "work", decide=loose))
     assert kept["images_reused"] == kept["images"] > 0, "another split changes no code"
     assert kept["documents_reused"] == kept["documents"] > 0
@@ -92,9 +92,12 @@ def test_after_a_threshold_change_only_what_is_new_is_encoded_and_bytes_equal_a_
 
 
 def test_rows_that_come_back_after_a_change_are_the_only_ones_encoded(sources: Path, tmp_path: Path) -> None:
-    few = {"text": {"min_score": 0.1}, "caption": {"max_words": 8}, "validation_share": 0.2}
+    rules = {"language": {"min_score": 0.1}, "caption_length": {"max_words": 8}}
+    few = {"rule": rules, "validation_share": 0.2}
     some = small_sources(sources, tmp_path / "sources")
-    one, before = build(vqkd_recipe(some, tmp_path / "work", decide={**few, "image": {"min_side": 110}}))
+    one, before = build(
+        vqkd_recipe(some, tmp_path / "work", decide={**few, "rule": {**rules, "image_size": {"min_side": 110}}})
+    )
     more, after = build(vqkd_recipe(some, tmp_path / "work", decide=few))
     pairs = 24  # in a landing file of their own, whose unit is as it was
     assert 0 < after["images_reused"] == before["images"] - pairs < after["images"]

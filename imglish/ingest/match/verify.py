@@ -1,0 +1,208 @@
+"""Verify: candidate pairs become edges with a true score; only candidates' payloads are read.
+
+Three steps, of which the second and third move what they compare through the engine's shuffle:
+
+- `match-sketch` brings the candidates of a landing file to it, reads those rows once, and writes what a comparison
+  needs: the sorted run hashes of a text, the pixel digest and thumbnail of a picture, for each bucket that asks;
+- `match-verify` brings the two sketches of every pair together and writes edges of at least the floor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from imglish.digests import record_halves, table_digest
+from imglish.ingest.match.fingerprints import RUN_WORDS
+from imglish.ingest.match.looks import THUMBNAIL, pixel_digest, similarity, thumbnail
+from imglish.ingest.match.propose import EDGES, first_rows
+from imglish.ingest.match.shingles import as_set, overlap, shingles
+from imglish.seeds import mix
+from imglish.shards.images import probe_with
+from imglish.stages import Commit, Receipt, Unit, find_receipt
+from imglish.storage import Store, read_rows
+
+VERSION = 1
+FOLDER = "tables"
+_DIGEST = 32
+"""Bytes of a pixel digest, before the thumbnail in a picture's sketch."""
+
+WANTED = pa.schema(
+    [
+        pa.field("bucket", pa.int32()),  # number of the landing file
+        pa.field("place", pa.int32()),
+        pa.field("target", pa.int32()),  # bucket of `match-verify` that asks
+        pa.field("record_id", pa.binary()),
+        pa.field("image", pa.bool_()),
+    ]
+)
+COMPARED = pa.schema(
+    [
+        pa.field("bucket", pa.int32()),
+        pa.field("a", pa.binary()),  # of a pair, or the record of a sketch
+        pa.field("b", pa.binary()),  # null for a sketch
+        pa.field("image", pa.bool_()),
+        pa.field("sketch", pa.large_binary()),
+    ]
+)
+
+
+def targets(candidates: pa.Table, buckets: int) -> NDArray[np.int32]:
+    """The bucket of `match-verify` that compares each pair: by its smaller id."""
+    low = record_halves(candidates.column("a"))[1]
+    return np.asarray(mix(low) % np.uint64(buckets) if len(low) else low).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class LoadWanted:
+    """Loads CANDIDATES as the rows of landing files that they need."""
+
+    store: Store
+    buckets: int
+
+    def __call__(self, piece: Mapping[str, Any]) -> pa.Table:
+        pairs = self.store.read_table(piece["path"])
+        target = pa.array(targets(pairs, self.buckets), pa.int32())
+        sides = [
+            [pairs.column(f"unit_{side}"), pairs.column(f"place_{side}"), target, pairs.column(side), pairs["image"]]
+            for side in ("a", "b")
+        ]
+        return pa.concat_tables([pa.table(columns, schema=WANTED) for columns in sides])
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """Reads the wanted rows of one landing file."""
+
+    store: Store
+    landing: tuple[str, ...]
+    max_pixels: int
+    stage: str = "match-sketch"
+
+    def __call__(self, bucket: int, rows: pa.Table) -> Receipt:
+        rows = rows.take(pc.sort_indices(rows, sort_keys=[("place", "ascending"), ("target", "ascending")]))
+        rows = first_rows(rows, ["place", "target"])
+        params = {"bucket": bucket, "landing": self.landing[bucket]}
+        unit = Unit("match-sketch-file", VERSION, params, [table_digest(rows)])
+        known = find_receipt(self.store, FOLDER, unit.stage, unit.id)
+        if known is not None:
+            return known
+        commit = Commit(self.store, FOLDER, unit.stage, unit.id)
+        sketched, read = self._sketches(rows, self.landing[bucket])
+        output = self.store.put_table(f"{FOLDER}/match", sketched)
+        return commit({"sketches": output}, {"payloads": len(read), "payload_bytes": sum(read)}, {"bucket": bucket})
+
+    def _sketches(self, rows: pa.Table, landing: str) -> tuple[pa.Table, list[int]]:
+        places = np.asarray(rows.column("place").to_numpy(), np.int64)
+        wanted = np.unique(places)
+        image = dict(zip(places.tolist(), rows.column("image").to_pylist(), strict=True))
+        made: dict[int, bytes] = {}
+        read: list[int] = []
+        for place, payload in _payloads(self.store, landing, wanted):
+            made[place] = self._sketch(payload, image[place])
+            read.append(len(payload))
+        columns = [
+            rows.column("target"),
+            rows.column("record_id"),
+            pa.nulls(rows.num_rows, pa.binary()),
+            rows.column("image"),
+            pa.array([made[place] for place in places.tolist()], pa.large_binary()),
+        ]
+        return pa.table(columns, schema=COMPARED), read
+
+    def _sketch(self, payload: bytes, image: bool) -> bytes:
+        if not image:
+            return text_sketch(payload.decode("utf-8"))
+        return probe_with(payload, self.max_pixels, lambda seen: pixel_digest(seen) + thumbnail(seen).tobytes())[1]
+
+
+def _payloads(store: Store, landing: str, places: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
+    done = 0
+    for rows in read_rows(store, landing, places, ["payload"]):
+        yield from zip(places[done : done + rows.num_rows].tolist(), rows.column("payload").to_pylist(), strict=True)
+        done += rows.num_rows
+
+
+def text_sketch(text: str) -> bytes:
+    """The distinct hashes of a text's five-word runs in ascending order, u64 little-endian."""
+    return as_set(shingles([text], RUN_WORDS).hashes).astype("<u8").tobytes()
+
+
+@dataclass(frozen=True)
+class LoadCompared:
+    """Loads CANDIDATES or sketches for the buckets that compare them."""
+
+    store: Store
+    buckets: int
+
+    def __call__(self, piece: Mapping[str, Any]) -> pa.Table:
+        rows = self.store.read_table(piece["path"])
+        if piece["what"] == "sketches":
+            return rows
+        none = pa.nulls(rows.num_rows, pa.large_binary())
+        columns = [pa.array(targets(rows, self.buckets), pa.int32()), *rows.select(["a", "b", "image"]).columns, none]
+        return pa.table(columns, schema=COMPARED)
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Compares the pairs of one bucket; floors are the least scores that are written."""
+
+    store: Store
+    text_floor: float
+    image_floor: float
+    stage: str = "match-verify"
+
+    def __call__(self, bucket: int, rows: pa.Table) -> Receipt:
+        keys = [("image", "ascending"), ("a", "ascending"), ("b", "ascending")]
+        rows = first_rows(rows.take(pc.sort_indices(rows, sort_keys=keys)), ["image", "a", "b"])
+        params = {"bucket": bucket, "floors": [self.text_floor, self.image_floor]}
+        unit = Unit("match-verify-bucket", VERSION, params, [table_digest(rows)])
+        known = find_receipt(self.store, FOLDER, unit.stage, unit.id)
+        if known is not None:
+            return known
+        commit = Commit(self.store, FOLDER, unit.stage, unit.id)
+        edges = self.edges(rows)
+        output = self.store.put_table(f"{FOLDER}/match", edges)
+        compared = rows.num_rows - rows.column("b").null_count
+        return commit({"edges": output}, {"compared": compared, "edges": edges.num_rows}, {"bucket": bucket})
+
+    def edges(self, rows: pa.Table) -> pa.Table:
+        """EDGES of COMPARED rows, in order of (a, b) for texts and then pictures."""
+        pairs = rows.filter(pc.is_valid(rows.column("b")))
+        sketches = rows.filter(pc.is_null(rows.column("b")))
+        held = dict(zip(sketches.column("a").to_pylist(), map(_buffer, sketches.column("sketch")), strict=True))
+        found = []
+        for a, b, image in zip(*(pairs.column(name).to_pylist() for name in ("a", "b", "image")), strict=True):
+            edge = self._picture(held[a], held[b]) if image else self._text(held[a], held[b])
+            if edge is not None:
+                found.append((a, b, *edge))
+        columns = list(zip(*found, strict=True)) or [()] * len(EDGES)
+        return pa.table([pa.array(values, field.type) for values, field in zip(columns, EDGES, strict=True)], EDGES)
+
+    def _text(self, left: memoryview, right: memoryview) -> tuple[str, float, float] | None:
+        one, two = np.frombuffer(left, "<u8"), np.frombuffer(right, "<u8")
+        common = overlap(one, two)
+        score = common / max(1, len(one) + len(two) - common)
+        inside = common / max(1, min(len(one), len(two)))
+        return ("near_text", score, inside) if max(score, inside) >= self.text_floor else None
+
+    def _picture(self, left: memoryview, right: memoryview) -> tuple[str, float, None] | None:
+        if left[:_DIGEST] == right[:_DIGEST]:
+            return "pixels", 1.0, None
+        score = similarity(*(_thumbnail(one) for one in (left, right)))
+        return ("near_image", score, None) if score >= self.image_floor else None
+
+
+def _buffer(value: Any) -> memoryview:
+    return memoryview(value.as_buffer())
+
+
+def _thumbnail(sketch: memoryview) -> NDArray[np.uint8]:
+    return np.frombuffer(sketch[_DIGEST:], np.uint8).reshape(THUMBNAIL, THUMBNAIL)
