@@ -202,10 +202,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--datatrove-python", type=Path)
     parser.add_argument("--folder", type=Path, default=Path("benchmarks/.dedup"))
-    parser.add_argument("--megabytes", type=float, default=64.0)
+    parser.add_argument("--megabytes", type=float, default=66.0)
     parser.add_argument("--note", action="store_true")
     options = parser.parse_args()
-    texts = documents(options.folder, PACKAGES, options.megabytes)
+    texts = list(dict.fromkeys(documents(options.folder, PACKAGES, options.megabytes)))  # equal ones are one record
     size = sum(len(text.encode()) for text in texts) / 1e6
     found = {"imglish": ours(texts), f"datasketch {version('datasketch')}": datasketch(texts)}
     if options.datatrove_python:
@@ -222,14 +222,11 @@ def main() -> None:
     report = "\n".join(lines)
     print(report)
     if options.note:
-        machine = (
-            f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, numpy {np.__version__}"
-        )
+        cores, python = os.cpu_count(), platform.python_version()
+        machine = f"{platform.machine()}, {cores} cores, Python {python}, numpy {np.__version__}"
+        head = "# Near-duplicate text and perceptual hashes"
         path = Path(f"benchmarks/results/dedup-{date.today()}.md")
-        path.write_text(
-            "# Near-duplicate text and perceptual hashes\n\n"
-            f"`python -m benchmarks.dedup --note`; {machine}\n\n{report}\n"
-        )
+        path.write_text(f"{head}\n\n`python -m benchmarks.dedup --note`; {machine}\n\n{report}\n")
 
 
 if __name__ == "__main__":

@@ -11,10 +11,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from imglish.ingest.match.looks import LOOK_VERSION, Look
-from imglish.ingest.match.shingles import TEXT_VERSION, minhash, normal_digest, shingles_of_words, words_of
+from imglish.ingest.match.shingles import (
+    TEXT_VERSION,
+    hash_words,
+    minhash,
+    normal_digest,
+    shingles_of_hashes,
+    words_of,
+)
 
 RUN_WORDS = 5
 """Words of a run (datatrove, FineWeb and others: 5)."""
@@ -40,19 +49,27 @@ def fingerprints(
     captions: Sequence[Sequence[str]],
 ) -> pa.Table:
     """FINGERPRINTS of rows with `record_id` and `kind`; per row its look or text, where it has one, and captions."""
-    words = [words_of(text) if text is not None else [] for text in texts]
-    signatures = minhash(shingles_of_words([found for found in words if found], RUN_WORDS)).astype("<u4")
+    normal, words = zip(*(_normal(text) for text in texts), strict=True) if texts else ((), ())
+    signatures = minhash(shingles_of_hashes([found for found in words if len(found)], RUN_WORDS)).astype("<u4")
     signed = iter(signatures)
     columns: dict[str, list[Any]] = {
         "record_id": [row["record_id"] for row in rows],
         "kind": [row["kind"] for row in rows],
         "hash": [None if look is None else look.hash for look in looks],
         "pixels": [None if look is None else look.pixels for look in looks],
-        "normal": [None if text is None else normal_digest(found) for text, found in zip(texts, words, strict=True)],
-        "signature": [next(signed).tobytes() if found else None for found in words],
+        "normal": list(normal),
+        "signature": [next(signed).tobytes() if len(found) else None for found in words],
         "captions": [b"".join(caption_key(caption) for caption in said) if said else None for said in captions],
     }
     return pa.table([pa.array(columns[field.name], field.type) for field in FINGERPRINTS], schema=FINGERPRINTS)
+
+
+def _normal(text: str | None) -> tuple[bytes | None, NDArray[np.uint64]]:
+    """Digest of a text's normal form and hashes of its words."""
+    if text is None:
+        return None, np.zeros(0, np.uint64)
+    words = words_of(text)
+    return normal_digest(words), hash_words(words)
 
 
 def caption_key(caption: str) -> bytes:

@@ -22,7 +22,6 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain
 
 import numpy as np
 import xxhash
@@ -91,10 +90,20 @@ def shingles(texts: Sequence[str], length: int) -> Shingles:
 
 def shingles_of_words(texts: Sequence[Sequence[str]], length: int) -> Shingles:
     """`shingles` of texts that are split into words already."""
+    return shingles_of_hashes([hash_words(words) for words in texts], length)
+
+
+def hash_words(words: Sequence[str]) -> U64:
+    """A hash of each word. Words are best hashed text by text, while their strings are in the processor's cache."""
     if len(_words) > _WORDS_KEPT:
         _words.clear()
+    return np.fromiter(map(_words.__getitem__, words), np.uint64, len(words))
+
+
+def shingles_of_hashes(texts: Sequence[U64], length: int) -> Shingles:
+    """`shingles` of texts whose words are hashed already."""
     counts = np.array([len(words) for words in texts], dtype=np.int64)
-    hashed = np.fromiter(map(_words.__getitem__, chain.from_iterable(texts)), np.uint64, int(counts.sum()))
+    hashed = np.concatenate([np.zeros(0, np.uint64), *texts])
     runs = np.where(counts == 0, 0, np.maximum(1, counts - length + 1))
     starts = np.concatenate([[0], np.cumsum(runs)]).astype(np.int64)
     found = np.empty(int(starts[-1]), dtype=np.uint64)
