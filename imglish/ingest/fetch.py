@@ -191,8 +191,8 @@ def _img2dataset() -> ModuleType:
     """img2dataset's module `downloader`, without the rest of the package.
 
     The package's own `__init__` imports its writers and resizer, and with them torch and albumentations: two seconds
-    and 260 MB in every worker for what is not used here. So the submodule is imported below a bare package, and both are
-    taken out of `sys.modules` again, where whoever wants img2dataset itself finds nothing.
+    and 260 MB in every worker for what is not used here. So the submodule is imported below a bare package, and both
+    are taken out of `sys.modules` again, where whoever wants img2dataset itself finds nothing.
     """
     name = "img2dataset"
     kept = {known: sys.modules.pop(known) for known in list(sys.modules) if known.partition(".")[0] == name}
