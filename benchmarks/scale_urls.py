@@ -108,7 +108,7 @@ def split(folder: Path) -> dict[str, Any]:
     chosen = recipe(folder)
     shutil.rmtree(chosen.work, ignore_errors=True)
     began, store = time.perf_counter(), Store(chosen.work)
-    with DaskEngine(workers=WORKERS, memory="1GB", scratch=f"{chosen.work}/scratch") as dask:
+    with DaskEngine(workers=WORKERS, memory="2GB", scratch=f"{chosen.work}/scratch") as dask:
         engine = UpToFetch(dask)
         try:
             land(store, engine, chosen)

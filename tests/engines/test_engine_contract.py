@@ -20,8 +20,12 @@ from imglish.digests import table_digest
 from imglish.engines.dask import DaskEngine
 from imglish.engines.spark import SparkEngine
 from imglish.errors import ImageError, SampleError, StageError, TokenizerError
+from imglish.ingest.land import land, landing_files
+from imglish.recipe import make_recipe
 from imglish.stages import Commit, Engine, Receipt, Unit, counts_of, run_group, run_map
 from imglish.storage import Store
+from tests.ingest.engine_helpers import Inline
+from tests.ingest.web_helpers import Web, body, image_bytes, redirect
 from tests.shards.remote_helpers import wait_until
 
 ENGINES = {"dask": DaskEngine, "spark": SparkEngine}
@@ -282,3 +286,25 @@ def test_what_a_shuffle_spilled_goes_when_it_is_over(engine: Any, tmp_path: Path
     for _ in range(2):
         list(engine.group(Large(), [{"seed": 1}, {"seed": 2}], range(2), Weigh(Store(tmp_path))))
         wait_until(lambda: left() < 10 << 20)  # engines remove files beside the work that follows
+
+
+def test_what_is_fetched_lands_in_the_same_bytes(engine: Engine, tmp_path: Path) -> None:
+    """Every sort of answer in a few units, one of them from a host that robots.txt closes."""
+    pictures = {f"/{n}.jpg": body(image_bytes(side=20 + n)) for n in range(4)}
+    answers = pictures | {"/page": body(b"<html>"), "/moved": redirect("/3.jpg")}
+    closed = {"/robots.txt": body(b"User-agent: *\nDisallow: /", "Content-Type: text/plain")}
+    with Web(answers) as one, Web(answers, address="127.0.0.2") as two, Web(closed, address="127.0.0.3") as barred:
+        asked = [web.url(path) for web in (one, two) for path in ("/page", "/moved", "/gone", *pictures)]
+        urls = [*asked, barred.url("/0.jpg"), "http://127.0.0.4/private"]
+        (tmp_path / "list.csv").write_text("url\n" + "".join(f"{url}\n" for url in urls))
+        fetch = {"allow_private": [one.host, two.host, barred.host], "unit_rows": 7, "host_delay": 0.0, "retries": 0}
+        source = {"name": "list", "format": "url-list", "kind": "image", "path": "list.csv"}
+        landed = {}
+        for name, chosen in (("cluster", engine), ("here", Inline())):
+            given = {"name": "t", "root": str(tmp_path), "work": str(tmp_path / name), "source": [source]}
+            made = make_recipe(given | {"fetch": fetch})
+            landed[name] = land(Store(made.work), chosen, made)["list"]
+    files = {name: [file.sha256 for file in landing_files(receipts)] for name, receipts in landed.items()}
+    assert files["cluster"] == files["here"] and len(files["here"]) > 1
+    found = {word.partition("/")[2]: count for word, count in counts_of(landed["cluster"]).items() if "/" in word}
+    assert found == {"ok": 10, "not_image": 2, "http_404": 2, "robots_disallowed": 1, "refused": 1}

@@ -94,7 +94,7 @@ class UrlList:
     def tables(self, config: SourceConfig, part: Part) -> Iterator[tuple[pa.Table, list[Row]]]:
         """The part by columns, batch by batch: (plain rows as COLUMNS, Row objects of the others).
 
-        Ends early where a batch cannot be taken so, and gives nothing of files other than Parquet; `rows` has the rest.
+        Ends early where a batch cannot be taken so, and at once for files other than Parquet; `rows` has what is left.
         """
         options, name = read_options(config, UrlListOptions), part.spec["file"]
         table = open_table(File(part.files[0], name, 0, ""), options)
