@@ -3,8 +3,9 @@
     python -m benchmarks.fetch --photographs FOLDER --count 2000                         # a look
     python -m benchmarks.fetch --photographs FOLDER --output benchmarks/results          # a dated note and its JSON
 
-nginx serves photographs from the loopback under 64 addresses, each a host to us. Both sides get the same list, two
-processes and 32 threads a process, and end with JPEG files of short side 256, quality 90:
+nginx serves photographs from the loopback under 256 addresses, each a host to us (a web list has a few URLs of each
+host; with far fewer hosts the polite delay between requests is what is measured). Both sides get the same list, two
+processes, 32 threads a process and shards or units of 500, and end with JPEG files of short side 256, quality 90:
 
 - *img2dataset*: `download(resize_mode="keep_ratio", resize_only_if_bigger=True, output_format="webdataset")`;
 - *ours*: `land` with everything on (guard, robots.txt, turns by host, receipts, payloads as received in landing, on an
