@@ -36,7 +36,7 @@ from imglish.stages import Receipt, Unit, run_facts
 from imglish.storage import Output, Store
 
 OUTPUTS = {
-    "annotate": ["rows"],
+    "annotate": ["rows", "fingerprints"],
     "tally": [],
     "select": [],
     "tokenize-text": ["members", "documents"],
