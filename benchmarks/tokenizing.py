@@ -36,11 +36,11 @@ from imglish.shards.images import decode_jpeg, store_image
 from imglish.shards.pack import pack
 from imglish.shards.views import render
 from imglish.stages import numeric_platform
-from imglish.storage import Store
+from imglish.storage import Store, read_rows
 from imglish.tokenize.codebook import Codebook, CodebookFit
 from imglish.tokenize.encode_views import ViewEncoder
 from imglish.tokenize.fit import put_visual
-from imglish.tokenize.rows import edited_document, kept_rows, places, read_rows
+from imglish.tokenize.rows import edited_document, kept_rows, places
 from imglish.tokenize.text import nfc
 from imglish.tokenize.vqkd import Vqkd
 from imglish.tokenize.vqkd_network import VqkdNetwork, VqkdShape

@@ -25,6 +25,7 @@ from imglish.ingest.addresses import host_of
 from imglish.ingest.hosts import place_of
 from imglish.ingest.match.fingerprints import FINGERPRINTS, VERSIONS, fingerprints
 from imglish.ingest.match.looks import Look, take_look
+from imglish.ingest.match.shingles import UNSPACED
 from imglish.records import ANNOTATIONS, pack_json, table, unpack_json
 from imglish.shards.images import probe_with
 from imglish.stages import Commit, Receipt, Unit
@@ -135,22 +136,8 @@ def count_words(text: str) -> int:
     would drop them all; a character of these counts as half a word (about two characters a word in
     Chinese text).
     """
-    unspaced = sum(1 for character in text if _is_unspaced(ord(character)))
-    if not unspaced:
-        return len(text.split())
-    spaced = "".join(" " if _is_unspaced(ord(character)) else character for character in text)
-    return len(spaced.split()) + (unspaced + 1) // 2
-
-
-def _is_unspaced(point: int) -> bool:
-    return (
-        0x3040 <= point <= 0x30FF  # kana
-        or 0x3400 <= point <= 0x4DBF  # CJK extension A
-        or 0x4E00 <= point <= 0x9FFF  # CJK
-        or 0x0E00 <= point <= 0x0EFF  # Thai, Lao
-        or 0x1780 <= point <= 0x17FF  # Khmer
-        or 0x1000 <= point <= 0x109F  # Burmese
-    )
+    unspaced = len(UNSPACED.findall(text))
+    return len((UNSPACED.sub(" ", text) if unspaced else text).split()) + (unspaced + 1) // 2
 
 
 def detect_language(text: str) -> tuple[str | None, float | None]:

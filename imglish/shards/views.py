@@ -46,7 +46,7 @@ def draw_views(record_ids: Sequence[bytes], sizes: ArrayLike, config: ViewConfig
     return np.concatenate([places, boxes, flips], axis=2).astype(np.uint16)
 
 
-def render(image: bytes | RGB, view: ArrayLike | tuple[int, ...], size: int, out: RGB | None = None) -> RGB:
+def render(image: bytes | RGB, view: ArrayLike, size: int, out: RGB | None = None) -> RGB:
     """One view of a stored JPEG (or of its decoded pixels) as uint8 [size, size, 3].
 
     Crop, bicubic resize (OpenCV, no antialiasing: the stored image is hardly larger), then the flip. Pass decoded

@@ -39,7 +39,7 @@ from imglish.seeds import U64, stream
 from imglish.shards.images import StoredImage, decode_jpeg
 from imglish.shards.views import draw_views, render
 from imglish.stages import Commit, Receipt, Unit
-from imglish.storage import Output, Store
+from imglish.storage import Output, Store, read_rows
 from imglish.tokenize.codebook import CodebookFit
 from imglish.tokenize.rows import (
     FOLDER,
@@ -47,7 +47,6 @@ from imglish.tokenize.rows import (
     edited_document,
     kept_rows,
     places,
-    read_rows,
     split_rows,
     stored_image,
     train_rows,

@@ -20,10 +20,7 @@ from numpy.typing import NDArray
 from imglish.errors import ImageError, StageError
 from imglish.recipe import StoredConfig
 from imglish.shards.images import StoredImage, store_image
-from imglish.storage import Output, Store, read_rows
-
-__all__ = ["FOLDER", "LandingFile", "edited_captions", "edited_document", "kept_images", "kept_rows", "places"]
-__all__ += ["read_rows", "split_rows", "stored_image", "train_rows"]
+from imglish.storage import Output, Store
 
 FOLDER = "tables"
 """Where this room's tables and receipts go."""

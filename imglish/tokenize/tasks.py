@@ -37,7 +37,7 @@ from imglish.recipe import Recipe, StoredConfig, ViewConfig, VqkdConfig, content
 from imglish.records import DOCUMENTS, IMAGES, MEMBERS, pack_json, table, unpack_json
 from imglish.shards.images import CODEC
 from imglish.stages import Commit, Receipt, Unit, numeric_platform
-from imglish.storage import Output, Store
+from imglish.storage import Output, Store, read_rows
 from imglish.tokenize.encode_views import ViewEncoder, u16_bytes
 from imglish.tokenize.reuse import recall, remember
 from imglish.tokenize.rows import (
@@ -47,7 +47,6 @@ from imglish.tokenize.rows import (
     kept_images,
     kept_rows,
     places,
-    read_rows,
 )
 from imglish.tokenize.select import TEXT_MEASURED, Selected
 from imglish.tokenize.statistics import Encoded, language_counts, measured

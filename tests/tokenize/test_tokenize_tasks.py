@@ -19,9 +19,9 @@ from imglish.records import DOCUMENTS, IMAGES, MEMBERS, unpack_json
 from imglish.shards.images import decode_jpeg, store_image
 from imglish.shards.views import draw_views, render
 from imglish.stages import Receipt
-from imglish.storage import Store
+from imglish.storage import Store, read_rows
 from imglish.tokenize.codebook import Codebook, CodebookFit
-from imglish.tokenize.rows import LandingFile, edited_captions, edited_document, read_rows
+from imglish.tokenize.rows import LandingFile, edited_captions, edited_document
 from imglish.tokenize.tasks import TokenizeText, TokenizeVisual, model_path, text_units, visual_units
 from imglish.tokenize.text import EOS, TextTokenizer
 from tests.tokenize.tokenize_helpers import (

@@ -23,7 +23,7 @@ from PIL import Image
 from imglish.digests import file_digest
 from imglish.errors import ImageError, SourceError
 from imglish.ingest.match.fingerprints import VERSIONS
-from imglish.ingest.match.looks import perceptual_hash, pixel_digest, thumbnail
+from imglish.ingest.match.looks import perceptual_hash, sketch
 from imglish.ingest.match.shingles import as_set, normal_digest, shingles_of_words, words_of
 from imglish.recipe import Recipe
 from imglish.recipe_match import EvaluationConfig
@@ -135,7 +135,7 @@ def _row(item: Item, max_pixels: int) -> dict[str, Any]:
 
 
 def _picture(image: Image.Image) -> dict[str, Any]:
-    return {"hash": perceptual_hash(image), "sketch": pixel_digest(image) + thumbnail(image).tobytes()}
+    return {"hash": perceptual_hash(image), "sketch": sketch(image)}
 
 
 def _items(name: str, path: Path, image: str, texts: Sequence[str]) -> Iterator[Item]:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from imglish.ingest.firing import fire
 from imglish.ingest.match.evaluation import GRAM_WORDS, evaluation_sets
 from imglish.ingest.match.fingerprints import VERSIONS
-from imglish.ingest.match.looks import THUMBNAIL, pixel_digest, similarity, thumbnail
+from imglish.ingest.match.looks import alike, sketch
 from imglish.ingest.match.pairs import block_keys
 from imglish.ingest.match.shingles import normal_digest, shingles_of_words, words_of
 from imglish.recipe import Recipe
@@ -40,7 +40,6 @@ FOLDER = "tables"
 RULE = "contaminated@1"
 FLOORS = {"image": 0.7, "text": 0.3}
 """Least stored similarity and containment; the recipe's limits may not be below them."""
-_DIGEST = 32
 _BATCH = 256
 
 U64 = NDArray[np.uint64]
@@ -119,7 +118,7 @@ class LeakTask:
         held = _held(self.store.root, unit.spec["set"], unit.params["radius"], unit.params["min_words"])
         prints = self.store.read_table(unit.spec["prints"], ["kind", "hash", "normal"])
         hits = [*self._pictures(unit, prints, held), *self._texts(unit, prints, held)]
-        rows = [{**dict(zip(LEAKS.names, hit, strict=True))} for hit in hits]
+        rows = [dict(zip(LEAKS.names, hit, strict=True)) for hit in hits]
         best = _best(pa.Table.from_pylist(rows, LEAKS))
         output = self.store.put_table(f"{FOLDER}/leaks", best)
         return commit({"leaks": output}, {"occurrences": prints.num_rows, "hits": best.num_rows})
@@ -129,14 +128,14 @@ class LeakTask:
         places = np.flatnonzero(column.is_valid().to_numpy())
         row, item = held.near(np.asarray(column.drop_null().to_numpy(), np.uint64), unit.params["radius"])
         wanted = np.unique(places[row])
-        of = {
-            place: item[row == number] for number, place in enumerate(places.tolist()) if place in set(wanted.tolist())
-        }
+        near: dict[int, list[int]] = {}
+        for number, picture in zip(row.tolist(), item.tolist(), strict=True):
+            near.setdefault(int(places[number]), []).append(picture)
         hits: list[tuple[Any, ...]] = []
         for place, payload in _column(self.store, unit.spec["landing"], wanted, "payload"):
-            sketch = probe_with(payload, unit.spec["max_pixels"], lambda i: pixel_digest(i) + thumbnail(i).tobytes())[1]
-            for number in of[place].tolist():
-                score = _alike(sketch, held.sketches[number])
+            mine = probe_with(payload, unit.spec["max_pixels"], sketch)[1]
+            for number in near[place]:
+                score = alike(mine, held.sketches[number])
                 if score >= FLOORS["image"]:
                     name = held.picture_names[number]
                     said = f"its picture is {name} of evaluation set {unit.params['set']}"
@@ -190,13 +189,6 @@ def _column(store: Store, landing: str, places: NDArray[np.int64], name: str) ->
         values = zip(places[done : done + rows.num_rows].tolist(), rows.column(name).to_pylist(), strict=True)
         yield from ((place, value) for place, value in values if value is not None)
         done += rows.num_rows
-
-
-def _alike(left: bytes, right: bytes) -> float:
-    if left[:_DIGEST] == right[:_DIGEST]:
-        return 1.0
-    one, two = (np.frombuffer(sketch[_DIGEST:], np.uint8).reshape(THUMBNAIL, THUMBNAIL) for sketch in (left, right))
-    return similarity(one, two)
 
 
 class _Held:

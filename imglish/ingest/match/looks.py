@@ -29,6 +29,8 @@ _SIDE, _LOW = 32, 8
 """Sides of the picture that is transformed and of the corner that is kept (ImageHash: 8 and a factor of 4)."""
 THUMBNAIL = 64
 """Side of a thumbnail, pixels."""
+_DIGEST = 32
+"""Bytes of a pixel digest, before the thumbnail in a sketch."""
 
 Thumbnail = NDArray[np.uint8]
 
@@ -100,6 +102,25 @@ def thumbnail(image: Image.Image) -> Thumbnail:
     """A decoded original as a grey picture of 64 x 64, whatever its shape."""
     small = upright(image).convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX, reducing_gap=4.0)
     return np.asarray(small, dtype=np.uint8)
+
+
+def sketch(image: Image.Image) -> bytes:
+    """What a comparison of decoded originals needs: the digest of all pixels, and the thumbnail."""
+    return pixel_digest(image) + thumbnail(image).tobytes()
+
+
+def equal_pixels(left: bytes | memoryview, right: bytes | memoryview) -> bool:
+    """Whether two sketches are of the same pixels."""
+    return left[:_DIGEST] == right[:_DIGEST]
+
+
+def alike(left: bytes | memoryview, right: bytes | memoryview) -> float:
+    """`similarity` of two sketches, 1 for equal pixels."""
+    return 1.0 if equal_pixels(left, right) else similarity(*(_thumbnail(one) for one in (left, right)))
+
+
+def _thumbnail(one: bytes | memoryview) -> Thumbnail:
+    return np.frombuffer(one[_DIGEST:], np.uint8).reshape(THUMBNAIL, THUMBNAIL)
 
 
 def similarity(left: Thumbnail, right: Thumbnail) -> float:

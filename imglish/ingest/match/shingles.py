@@ -42,8 +42,8 @@ _BLOCK = 1 << 15
 """Run hashes that are permuted at once: 128 KB, which stay in the second-level cache."""
 _WORDS_KEPT = 1 << 19
 """Distinct words whose hashes a process remembers, about 60 MB."""
-_UNSPACED = re.compile("([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\u0e00-\u0eff\u1780-\u17ff\u1000-\u109f])")
-"""Scripts without spaces, the same as `annotate.count_words` knows."""
+UNSPACED = re.compile("([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\u0e00-\u0eff\u1780-\u17ff\u1000-\u109f])")
+"""A character of Chinese, kana, Thai, Lao, Khmer or Burmese, which do not space their words."""
 
 
 class _Words(dict[str, int]):
@@ -61,8 +61,8 @@ def words_of(text: str) -> list[str]:
     """The words of a text after normalisation."""
     if not text.isascii():
         text = unicodedata.normalize("NFC", text)
-        if _UNSPACED.search(text):
-            text = _UNSPACED.sub(r" \1 ", text)
+        if UNSPACED.search(text):
+            text = UNSPACED.sub(r" \1 ", text)
     return text.casefold().split()
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from imglish.digests import record_halves, table_digest
 from imglish.ingest.match.fingerprints import RUN_WORDS
-from imglish.ingest.match.looks import THUMBNAIL, pixel_digest, similarity, thumbnail
+from imglish.ingest.match.looks import alike, equal_pixels, sketch
 from imglish.ingest.match.propose import EDGES, first_rows
 from imglish.ingest.match.shingles import as_set, overlap, shingles
 from imglish.seeds import mix
@@ -30,8 +30,6 @@ from imglish.storage import Store, read_rows
 
 VERSION = 1
 FOLDER = "tables"
-_DIGEST = 32
-"""Bytes of a pixel digest, before the thumbnail in a picture's sketch."""
 
 WANTED = pa.schema(
     [
@@ -119,7 +117,7 @@ class Sketch:
     def _sketch(self, payload: bytes, image: bool) -> bytes:
         if not image:
             return text_sketch(payload.decode("utf-8"))
-        return probe_with(payload, self.max_pixels, lambda seen: pixel_digest(seen) + thumbnail(seen).tobytes())[1]
+        return probe_with(payload, self.max_pixels, sketch)[1]
 
 
 def _payloads(store: Store, landing: str, places: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
@@ -194,15 +192,11 @@ class Verify:
         return ("near_text", score, inside) if max(score, inside) >= self.text_floor else None
 
     def _picture(self, left: memoryview, right: memoryview) -> tuple[str, float, None] | None:
-        if left[:_DIGEST] == right[:_DIGEST]:
+        if equal_pixels(left, right):
             return "pixels", 1.0, None
-        score = similarity(*(_thumbnail(one) for one in (left, right)))
+        score = alike(left, right)
         return ("near_image", score, None) if score >= self.image_floor else None
 
 
 def _buffer(value: Any) -> memoryview:
     return memoryview(value.as_buffer())
-
-
-def _thumbnail(sketch: memoryview) -> NDArray[np.uint8]:
-    return np.frombuffer(sketch[_DIGEST:], np.uint8).reshape(THUMBNAIL, THUMBNAIL)
