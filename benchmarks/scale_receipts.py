@@ -30,10 +30,11 @@ from benchmarks.scale_ingest import TRAIN, VALIDATION, recipe
 from benchmarks.scale_rows import FILE_ROWS, plan_files
 from imglish.digests import canonical_json, json_digest
 from imglish.ingest.land import INDEX, source_content
-from imglish.pipeline import NoEngine, Pipeline
+from imglish.pipeline import Pipeline
 from imglish.recipe import Recipe
 from imglish.stages import Receipt, Unit, run_facts
 from imglish.storage import Output, Store
+from imglish.walk import NoEngine
 
 OUTPUTS = {
     "annotate": ["rows", "fingerprints"],

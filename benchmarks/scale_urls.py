@@ -31,11 +31,11 @@ import pyarrow.parquet as pq
 
 from imglish.engines.dask import DaskEngine
 from imglish.ingest.land import land
-from imglish.pipeline import NoEngine, PendingError
 from imglish.recipe import Recipe, make_recipe
 from imglish.seeds import draw, stream, uniform
 from imglish.stages import Engine, Receipt, Unit
 from imglish.storage import Store
+from imglish.walk import NoEngine, PendingError
 
 PARQUET_FILES, FILE_ROWS = 18, 1_000_000
 TSV_ROWS = 3_000_000

@@ -29,8 +29,9 @@ import sentencepiece
 import torch
 
 from imglish.engines.dask import DaskEngine
+from imglish.lock import read_lock
 from imglish.model import normalise
-from imglish.pipeline import Pipeline, read_lock
+from imglish.pipeline import Pipeline
 from imglish.recipe import CodebookConfig, Recipe, StoredConfig, ViewConfig, make_recipe
 from imglish.shards.images import decode_jpeg, store_image
 from imglish.shards.pack import pack

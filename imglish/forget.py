@@ -27,7 +27,7 @@ from imglish.errors import RecipeError
 from imglish.ingest.forgotten import DETAIL, STATUS, Forgotten, pattern_regex, url_digest
 from imglish.ingest.land import INDEX, STAGE
 from imglish.ingest.landing import FOLDER, put_landing
-from imglish.pipeline import exclusive
+from imglish.lock import exclusive
 from imglish.records import LANDING, table
 from imglish.shards.manifest import load_manifest
 from imglish.shards.ranges import parent

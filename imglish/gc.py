@@ -14,11 +14,13 @@ from pathlib import PurePosixPath
 
 from imglish.ingest.forgotten import PATH as FORGOTTEN
 from imglish.ingest.land import INDEX
-from imglish.pipeline import MANIFEST, NoEngine, PendingError, Pipeline, exclusive, read_lock
+from imglish.lock import exclusive, read_lock
+from imglish.pipeline import MANIFEST, Pipeline
 from imglish.recipe import Recipe
 from imglish.shards.manifest import parse_manifest
 from imglish.stages import Receipt
 from imglish.storage import SCRATCH, Store
+from imglish.walk import NoEngine, PendingError
 
 _FOLDERS = ("landing", "tables", "models", "shards", SCRATCH)
 

@@ -5,23 +5,19 @@
         print(result.manifest.digest, result.seconds)
 
 Every stage asks the store which of its units have a receipt and runs the others, so `build` is also `resume`,
-and a second build does nothing. `walk` runs the same code on an engine that refuses to work: what it could read
-is what is done (`plan`), and what it read is what is alive (`gc`).
+and a second build does nothing. `walk` runs the same code without working (imglish/walk.py).
 """
 
 from __future__ import annotations
 
-import fcntl
-import importlib.metadata
-import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from imglish.digests import canonical_json, json_digest
-from imglish.errors import ImglishError, LockError, SourceError, StageError, StorageError
+from imglish.errors import LockError, SourceError, StageError
 from imglish.ingest.annotate import AnnotateTask, annotate_units
 from imglish.ingest.decide import decide
 from imglish.ingest.land import land, landing_files
@@ -30,87 +26,23 @@ from imglish.ingest.measures.registry import Measure, make_measure, needed_names
 from imglish.ingest.measures.stage import MeasureTask, measure_units
 from imglish.ingest.rules import active_rules
 from imglish.ingest.tally import TallyTask, Verdicts, rule_errors, tally_units, verdicts, wipe_outs
-from imglish.lease import lease
+from imglish.lineage import lineage
+from imglish.lock import LOCK, exclusive, read_lock, write_lock
 from imglish.recipe import Recipe, VqkdConfig, content_fields
-from imglish.shards.images import CODEC
 from imglish.shards.manifest import Manifest, build_manifest
 from imglish.shards.pack import PackInput, pack
-from imglish.stages import Engine, Progress, Receipt, Reduce, Task, Unit, counts_of, run_map
+from imglish.stages import Engine, Progress, Receipt, Task, Unit, counts_of, run_map
 from imglish.storage import Output, Store
 from imglish.tokenize.fit import FitText, FitVisual, text_fit_unit, visual_fit_unit
 from imglish.tokenize.rows import LandingFile
 from imglish.tokenize.select import Selected, select
 from imglish.tokenize.statistics import text_statistics
 from imglish.tokenize.tasks import TokenizeText, TokenizeVisual, text_units, visual_units
-from imglish.versions import BYTES_LIBRARIES
+from imglish.walk import NoEngine, PendingError, WatchedEngine, WatchedStore
 
 TABLES = "tables"
 MANIFEST = "manifest.json"
-LOCK = "lock.json"
 STATISTICS = "tokenizer-statistics.json"
-
-
-class PendingError(ImglishError):
-    """Work that a walk found undone: `stage` and the number of units."""
-
-    def __init__(self, stage: str, units: int) -> None:
-        super().__init__(f"{stage}: {units} units to do")
-        self.stage, self.units = stage, units
-
-
-class NoEngine:
-    """An engine that refuses to work, for walks."""
-
-    def map(self, task: Any, units: Sequence[Any]) -> Iterator[Receipt]:
-        raise PendingError(units[0].stage, len(units))
-
-    def group(self, load: Any, pieces: Any, buckets: Sequence[int], reduce: Reduce) -> Iterator[Receipt]:
-        raise PendingError(reduce.stage, len(buckets))
-
-    def close(self) -> None:
-        """Nothing to close."""
-
-
-@dataclass
-class WatchedEngine:
-    """An engine that says every half minute how many of something its finished units handled a second."""
-
-    engine: Engine
-    counted: str
-    note: Callable[[str], None]
-    interval_seconds: float = 30.0
-
-    def map(self, task: Task, units: Sequence[Unit]) -> Iterator[Receipt]:
-        began = last = time.monotonic()
-        count = 0
-        for receipt in self.engine.map(task, units):
-            count += receipt.counts.get(self.counted, 0) - receipt.counts.get(f"{self.counted}_reused", 0)
-            now = time.monotonic()
-            if now - last >= self.interval_seconds:
-                last = now
-                self.note(f"{receipt.stage}: {count:,} {self.counted}, {count / (now - began):,.1f} a second")
-            yield receipt
-
-    def group(self, load: Any, pieces: Any, buckets: Sequence[int], reduce: Reduce) -> Iterator[Receipt]:
-        return self.engine.group(load, pieces, buckets, reduce)
-
-    def close(self) -> None:
-        self.engine.close()
-
-
-class WatchedStore(Store):
-    """A store that remembers which files were read; a walk on it finds what is alive."""
-
-    def __init__(self, root: str) -> None:
-        super().__init__(root)
-        self.seen: set[str] = set()
-
-    def read(self, path: str) -> bytes:
-        self.seen.add(path)
-        return super().read(path)
-
-    def mark_read(self, paths: Iterable[str]) -> None:
-        self.seen.update(paths)
 
 
 @dataclass
@@ -351,25 +283,7 @@ class Pipeline:
         models: Mapping[str, Mapping[str, Any]],
     ) -> Manifest:
         """Build the manifest and write it unless the same one is there."""
-        found = verdicts(counts_of(tallies))
-        manifest = build_manifest(
-            shards,
-            name=self.recipe.name,
-            version=self.recipe.version,
-            tokenizers={name: _tokenizer_facts(model) for name, model in models.items()},
-            views=content_fields(self.recipe.tokenize.views),
-            images={**CODEC, "stored": content_fields(self.recipe.tokenize.stored)},
-            sources=_sources(self.recipe, found, tallies),
-            drops=_drops(found),
-            decisions={
-                "digest": json_digest([tally.notes["decisions"] for tally in tallies]),
-                "files": [{"path": d.path, "sha256": d.sha256, "bytes": d.bytes} for d in decisions],
-                "rules": [rule.facts() for rule in active_rules(self.recipe)],
-                "measures": [_measure_facts(make_measure(n, self.recipe)) for n in needed_names(self.recipe)],
-            },
-            recipe={name: value for name, value in content_fields(self.recipe).items() if name != "train"},
-            libraries={name: importlib.metadata.version(name) for name in BYTES_LIBRARIES},
-        )
+        manifest = build_manifest(shards, **lineage(self.recipe, models, decisions, tallies))
         data = manifest.to_json()
         if not self.store.exists(MANIFEST) or self.store.read(MANIFEST) != data:
             if isinstance(self.engine, NoEngine):
@@ -400,37 +314,6 @@ class _Fit:
         return f"{self.name}-{json_digest(dict(self.content))[:16]}"
 
 
-def read_lock(store: Store) -> dict[str, Any]:
-    """The lock: fitted models by what the recipe says about them; empty when nothing was fitted."""
-    if not store.exists(LOCK):
-        return {}
-    try:
-        return dict(json.loads(store.read(LOCK)))
-    except ValueError:
-        raise LockError(f"{store.url(LOCK)} is not JSON; bring it back from a copy, or remove it to fit anew") from None
-
-
-def write_lock(store: Store, lock: Mapping[str, Any]) -> None:
-    """Replace the lock."""
-    store.put_as(LOCK, canonical_json(dict(lock)))
-
-
-@contextmanager
-def exclusive(store: Store) -> Iterator[None]:
-    """Hold the build folder for one command; a killed one lets go by itself. StorageError when it is held."""
-    if not store.local:
-        with lease(store, ".held"):
-            yield
-        return
-    store.path().mkdir(parents=True, exist_ok=True)
-    with store.path(".held").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StorageError(f"{store.root} is in use by another imglish command; wait for it or stop it") from None
-        yield
-
-
 def _refuse_mixed_platforms(recipe: Recipe, pictures: Sequence[Receipt]) -> None:
     platforms = sorted({str(receipt.run["platform"]) for receipt in pictures})
     if len(platforms) > 1 and not recipe.run.mixed_platforms:
@@ -438,34 +321,3 @@ def _refuse_mixed_platforms(recipe: Recipe, pictures: Sequence[Receipt]) -> None
             f"tokenize-visual ran on machines of different kinds ({'; '.join(platforms)}), so codes may differ in "
             "near-ties; encode on one kind, or accept it with run.mixed_platforms=true"
         )
-
-
-def _tokenizer_facts(model: Mapping[str, Any]) -> dict[str, Any]:
-    wanted = ("digest", "vocabulary", "mask_id", "type", "codes", "size", "patch", "grid", "path")
-    return {name: model[name] for name in wanted if name in model}
-
-
-def _measure_facts(measure: Measure) -> dict[str, Any]:
-    return {"measure": measure.name, "version": measure.version, "params": dict(measure.params)}
-
-
-def _sources(recipe: Recipe, found: Sequence[Verdicts], tallies: Sequence[Receipt]) -> dict[str, Any]:
-    """Per source: what it is, verdicts, and a digest over its occurrences (row references and record ids)."""
-    facts: dict[str, Any] = {}
-    for source in recipe.source:
-        mine = [row for row in found if row.source == source.name]
-        totals = {
-            verdict: sum(row.count for row in mine if row.verdict == verdict) for verdict in ("keep", "merge", "drop")
-        }
-        parts = [tally.notes["occurrences"] for tally in tallies if tally.notes["source"] == source.name]
-        about = {"format": source.format, "kind": source.kind, "licence": source.licence}
-        facts[source.name] = {**about, **totals, "digest": json_digest(parts)}
-    return facts
-
-
-def _drops(found: Sequence[Verdicts]) -> dict[str, int]:
-    drops: dict[str, int] = {}
-    for row in found:
-        if row.verdict == "drop":
-            drops[row.rule] = drops.get(row.rule, 0) + row.count
-    return drops

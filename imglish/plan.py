@@ -27,7 +27,7 @@ from imglish.estimate import DEFAULTS, Amount, Landed, Rates, Stage, disk_by_vie
 from imglish.ingest.land import STAGE, is_fetched, land_units
 from imglish.ingest.landing import FOLDER
 from imglish.ingest.sources.files import PART_BYTES, source_present
-from imglish.pipeline import NoEngine, PendingError, Pipeline
+from imglish.pipeline import Pipeline
 from imglish.recipe import Recipe, SourceConfig
 from imglish.sample import Extent, sample_sources, told_rows
 from imglish.shards.forecast import KindForecast, forecast
@@ -35,6 +35,7 @@ from imglish.shards.loader import corpus_order
 from imglish.shards.reader import open_corpus
 from imglish.stages import Receipt, counts_of, find_receipts
 from imglish.storage import Store
+from imglish.walk import NoEngine, PendingError
 
 SHARD_BYTES = 256 << 20
 """Size of a shard that the proposal aims at."""

@@ -27,11 +27,11 @@ from imglish.ingest.lanes import Work, cut_lanes, lane_unit
 from imglish.ingest.listing import Listed, listed_table, listed_tables
 from imglish.ingest.retries import LiveRates, matches, parse_classes
 from imglish.ingest.sources.urls import UrlList
-from imglish.pipeline import NoEngine, WatchedStore
 from imglish.recipe import FetchConfig, Recipe, SourceConfig, make_recipe
 from imglish.records import unpack_json
 from imglish.stages import Receipt, counts_of
 from imglish.storage import Store
+from imglish.walk import NoEngine, WatchedStore
 from tests.ingest.engine_helpers import Inline
 from tests.ingest.source_helpers import write
 from tests.ingest.web_helpers import Web, body, image_bytes, never, redirect, status

@@ -17,13 +17,15 @@ import pytest
 from imglish.engines.dask import DaskEngine
 from imglish.errors import LockError, SourceError, StageError, StorageError
 from imglish.gc import collect
-from imglish.pipeline import LOCK, NoEngine, PendingError, Pipeline, exclusive
+from imglish.lock import LOCK, exclusive
+from imglish.pipeline import Pipeline
 from imglish.plan import Terms, plan
 from imglish.recipe import Recipe
 from imglish.shards.reader import open_corpus
 from imglish.shards.verify import verify
 from imglish.stages import Engine, Receipt
 from imglish.storage import Store
+from imglish.walk import NoEngine, PendingError
 from tests.pipeline.corpora import drawing, plant_faults, small_recipe, write_sources
 
 

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from imglish.engines.dask import DaskEngine
 from imglish.errors import TokenizerError
-from imglish.pipeline import NoEngine, PendingError, Pipeline, read_lock
+from imglish.lock import read_lock
+from imglish.pipeline import Pipeline
 from imglish.recipe import Recipe
 from imglish.sample import InlineEngine
 from imglish.shards.images import decode_jpeg
@@ -30,6 +31,7 @@ from imglish.stages import counts_of
 from imglish.storage import Store
 from imglish.tokenize.visual import load_visual
 from imglish.tokenize.vqkd import Vqkd
+from imglish.walk import NoEngine, PendingError
 from tests.pipeline.corpora import drawing, small_recipe, write_sources
 from tests.tokenize.plain_vqkd import published, write_published
 from tests.trainer.test_trainer_vqkd import dino_state

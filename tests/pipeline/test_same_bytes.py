@@ -15,12 +15,14 @@ import pytest
 from imglish.engines import on_engine, open_engine
 from imglish.errors import StorageError
 from imglish.gc import collect
-from imglish.pipeline import MANIFEST, NoEngine, Pipeline, exclusive
+from imglish.lock import exclusive
+from imglish.pipeline import MANIFEST, Pipeline
 from imglish.recipe import Recipe
 from imglish.shards.manifest import parse_manifest
 from imglish.shards.reader import open_corpus
 from imglish.shards.verify import verify
 from imglish.storage import Store
+from imglish.walk import NoEngine
 from tests.pipeline.corpora import plant_faults, small_recipe, write_sources
 from tests.s3 import serve_s3
 
