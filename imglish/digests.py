@@ -141,7 +141,7 @@ def _validity(column: pa.ChunkedArray) -> bytes:
     """A byte a row: 1, or 0 for a null."""
     if not column.null_count:
         return b"\1" * len(column)
-    return column.is_valid().to_numpy().astype(np.uint8).tobytes()
+    return bytes(column.is_valid().to_numpy().astype(np.uint8).tobytes())
 
 
 def _hash_values(digest: Any, column: pa.ChunkedArray) -> None:

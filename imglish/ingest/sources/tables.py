@@ -146,10 +146,11 @@ def part_rows(
     name = part.spec["file"]
     table = open_table(File(part.files[0], name, 0, ""), layout, formats)
     for record in table.read(part.spec["cut"], columns):
-        yield _named(record, name), record.values
+        yield named(record, name), record.values
 
 
-def _named(record: Record, name: str) -> Row:
+def named(record: Record, name: str) -> Row:
+    """The row of a record of the file `name`, without its values."""
     return Row(f"{name}#{record.place}", status=record.status, detail=record.detail)
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 import pyarrow as pa
@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from imglish.errors import SourceError
 from imglish.ingest.sources import streams
 from imglish.ingest.sources.files import PART_BYTES, File, open_file, printable
+from imglish.ingest.sources.lines import split_lines
 from imglish.ingest.sources.streams import Span, open_stream, plain_suffixes, span_lines, spans
 from imglish.recipe import Section
 
@@ -41,6 +42,8 @@ _BATCH_ROWS = 1024
 _WIDE_BYTES = 64 << 20
 _WIDE_ROWS = 1 << 17
 _BUFFER = 4 << 20
+_LINES = 1 << 16
+"""Lines that are taken by columns at once."""
 _SAMPLE = 100  # records whose keys make up the columns of a jsonl file
 _SAMPLE_BYTES = 64 << 10  # of a file whose mean line is wanted
 _PARQUET_ERRORS = (OSError, ValueError, OverflowError, MemoryError, pa.ArrowException)
@@ -65,6 +68,14 @@ class Record:
     values: Mapping[str, Any] | None
     status: str = "ok"
     detail: str | None = None
+
+
+class Batch(NamedTuple):
+    """Many rows by columns: the places of the usual ones, their cells, and the records of all others."""
+
+    places: pa.Array
+    cells: pa.RecordBatch
+    others: list[Record]
 
 
 class Table(Protocol):
@@ -190,6 +201,22 @@ class CsvTable(_TextTable):
             if cells:  # an empty line is no row
                 yield self._record(offset, names, cells)
 
+    def batches(self, cut: Mapping[str, Any], columns: Sequence[str]) -> Iterator[Batch]:
+        """One part by columns; OSError where the file breaks off. Not of files whose cells may hold line breaks."""
+        names, span = self.columns(), Span.from_json(cut)
+        numbers = {name: number for number, name in enumerate(names)}  # the last of a name, as in a record
+        if not numbers.keys() >= set(columns):
+            raise OSError(f"{self.file.name}: the columns are others than before")
+        lines = span_lines(self.file.url, span)
+        if self.header is None and span.start == 0:
+            next(lines, None)
+        while chunk := list(islice(lines, _LINES)):
+            usual, odd = split_lines(chunk, self.delimiter, len(names), self.quotes)
+            cells = ((offset, self._cells(line)) for offset, line in odd)
+            others = [self._record(offset, names, found) for offset, found in cells if found]
+            picked = [usual.cells[numbers[name]] for name in columns]
+            yield Batch(usual.places, pa.RecordBatch.from_arrays(picked, list(columns)), others)
+
     def _record(self, offset: int, names: list[str], cells: list[str] | str) -> Record:
         where = f"{self.file.name}, row at byte {offset}"
         if isinstance(cells, str):
@@ -208,11 +235,14 @@ class CsvTable(_TextTable):
             yield from self._quoted(_Lines(lines))
             return
         for offset, line in lines:
-            if len(line) >= streams.LINE_BYTES:
-                yield offset, f"line longer than {streams.LINE_BYTES} bytes"
-                continue
-            text = line.decode("utf-8", "surrogateescape").rstrip("\r\n")
-            yield offset, self._quoted_line(text) if self.quotes else text.split(self.delimiter) if text else []
+            yield offset, self._cells(line)
+
+    def _cells(self, line: bytes) -> list[str] | str:
+        """The cells of one line, none of an empty one, or what is wrong with it."""
+        if len(line) >= streams.LINE_BYTES:
+            return f"line longer than {streams.LINE_BYTES} bytes"
+        text = line.decode("utf-8", "surrogateescape").rstrip("\r\n")
+        return self._quoted_line(text) if self.quotes else text.split(self.delimiter) if text else []
 
     def _quoted(self, lines: _Lines) -> Iterator[tuple[int, list[str] | str]]:
         reader = csv.reader(lines, delimiter=self.delimiter)
@@ -315,8 +345,8 @@ class ParquetTable:
             said = f"{self.file.name}: rows {number} to {last - 1} cannot be read: {printable(str(error))[:200]}"
             yield Record(number, None, "bad_row", said)
 
-    def batches(self, cut: Mapping[str, Any], columns: Sequence[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """(number of the first row, rows) of one part, whole and valid; ends where it cannot be read."""
+    def batches(self, cut: Mapping[str, Any], columns: Sequence[str]) -> Iterator[Batch]:
+        """One part by columns, whole and valid; OSError where it cannot be read."""
         number, last, ahead = cut["start"], cut["start"] + cut["rows"], cut["skip"]
         try:
             with self._opened() as file:
@@ -326,12 +356,12 @@ class ParquetTable:
                     ahead -= min(ahead, batch.num_rows)
                     taken.validate(full=True)
                     if taken.num_rows:
-                        yield number, taken
+                        yield Batch(pa.array(range(number, number + taken.num_rows), pa.int64()), taken, [])
                     number += taken.num_rows
                     if number >= last:
                         return
-        except _PARQUET_ERRORS:
-            return
+        except _PARQUET_ERRORS as error:
+            raise OSError(f"{self.file.name}: {error}") from error
 
     @contextmanager
     def _opened(self) -> Iterator[pq.ParquetFile]:
