@@ -108,7 +108,7 @@ class CountShards:
 
     def __call__(self, unit: Unit) -> Receipt:
         commit = Commit(self.store, "tables", unit.stage, unit.id)
-        counts = {kind: np.zeros(len(self.placement.slots()), np.int64) for kind in ("pair", "image")}
+        counts = {kind: np.zeros(len(self.placement), np.int64) for kind in ("pair", "image")}
         for path in unit.spec["images"]:
             rows = self.store.read_table(path, ["kind", "split", "record_id"])
             ordinals = self.placement.ordinals(rows["split"], rows["kind"], rows["record_id"])

@@ -62,7 +62,7 @@ class DigestRows:
     def __call__(self, unit: Unit) -> Receipt:
         commit = Commit(self.store, self.folder, unit.stage, unit.id)
         table = digest_rows(self.placement, {part: self.store.read_table(unit.spec[part]) for part in PARTS})
-        present = np.zeros(len(self.placement.slots()), bool)
+        present = np.zeros(len(self.placement), bool)
         present[table.column("shard").to_numpy()] = True
         output = self.store.put_table(f"{self.folder}/{unit.stage}", table)
         return commit({"rows": output}, {"rows": table.num_rows}, {"shards": np.packbits(present).tobytes().hex()})
