@@ -29,11 +29,10 @@ from imglish.digests import json_digest
 from imglish.errors import SourceError
 from imglish.ingest.sources.base import Part, Row
 from imglish.ingest.sources.files import File, filesystem, find_files, is_inside, printable, read_options, read_payload
+from imglish.ingest.sources.parquets import ParquetTable, Record
 from imglish.ingest.sources.tabular import (
     SUFFIXES,
     JsonTable,
-    ParquetTable,
-    Record,
     Table,
     TableLayout,
     open_table,

@@ -25,6 +25,7 @@ from pydantic import Field, model_validator
 
 from imglish.ingest.sources.base import TO_FETCH, Part, Row
 from imglish.ingest.sources.files import File, expect_kind, find_files, printable, read_options
+from imglish.ingest.sources.parquets import ParquetTable
 from imglish.ingest.sources.tables import (
     caption_row,
     described,
@@ -33,7 +34,7 @@ from imglish.ingest.sources.tables import (
     require_columns,
     table_part,
 )
-from imglish.ingest.sources.tabular import SUFFIXES, CsvTable, JsonTable, ParquetTable, TableLayout, open_table
+from imglish.ingest.sources.tabular import SUFFIXES, CsvTable, JsonTable, TableLayout, open_table
 from imglish.ingest.sources.url_columns import COLUMNS, binary_join, url_columns
 from imglish.recipe import SourceConfig
 
