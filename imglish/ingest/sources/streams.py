@@ -139,6 +139,7 @@ class Unpacked(io.RawIOBase):
         self._read = 0
         self._careful = False
         self._error: OSError | None = None
+        self._bomb: OSError | None = None
         self._stream = self._opened()
 
     def readable(self) -> bool:
@@ -150,11 +151,14 @@ class Unpacked(io.RawIOBase):
         return len(data)
 
     def take(self, size: int) -> bytes:
-        """At most `size` bytes; none at the end."""
+        """At most `size` bytes; none at the end. A bomb is told by the call after the one that found it."""
+        if self._bomb is not None:
+            raise self._bomb
         data = self._some(size)
         self._read += len(data)
         if self._read > BOMB_BYTES and self._read > BOMB_RATIO * (self._file.tell() - self._from):
-            raise OSError(f"a decompression bomb: more than {BOMB_RATIO} times its size after {self._read} bytes")
+            said = f"a decompression bomb: more than {BOMB_RATIO} times its size after {self._read} bytes"
+            self._bomb = OSError(said)
         return data
 
     def _some(self, size: int) -> bytes:
