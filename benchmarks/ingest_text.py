@@ -1,6 +1,6 @@
 """Landing a `.jsonl.zst` against decompressing and parsing the same file by the fastest libraries.
 
-    python -m benchmarks.ingest_text                                   # 200 MB, three rounds, prints a table
+    python -m benchmarks.ingest_text                                   # 1 GB, three rounds, prints a table
     python -m benchmarks.ingest_text --output benchmarks/results       # and writes a dated note
 
 One process each, taking turns; medians count. `floor` is zstandard's stream reader, a line at a time into
@@ -118,7 +118,7 @@ def measure(size: int, rounds: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megabytes", type=int, default=200)
+    parser.add_argument("--megabytes", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
