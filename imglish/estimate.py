@@ -277,10 +277,15 @@ class _Estimate:
         measured = self._rates.get("images B/image")
         return measured.value if measured is not None else 100 + self.view_bytes()
 
+    def _landed_size(self, kind: Kind) -> float:
+        """Bytes of landing for a byte of payload; texts that are not compressed keep their size."""
+        plain = kind == "text" and self.recipe.run.landing == "none"
+        return 1.0 if plain else self._rate(f"landing B/byte, {kind}")
+
     def _land(self) -> Stage:
         local = sum(one.bytes for one in self.amounts if not one.fetched)
         fetched = sum(one.bytes for one in self.amounts if one.fetched)
-        kept = sum(self.bytes[kind] * self._rate(f"landing B/byte, {kind}") for kind in _KINDS)
+        kept = sum(self.bytes[kind] * self._landed_size(kind) for kind in _KINDS)
         return Stage(
             "land",
             self.units,
