@@ -41,7 +41,7 @@ from imglish.storage import Store, read_rows
 from imglish.tokenize.codebook import Codebook, CodebookFit
 from imglish.tokenize.encode_views import ViewEncoder
 from imglish.tokenize.fit import put_visual
-from imglish.tokenize.rows import edited_document, kept_rows, places
+from imglish.tokenize.rows import LandingFile, edited_document, kept_rows, places
 from imglish.tokenize.text import nfc
 from imglish.tokenize.vqkd import Vqkd
 from imglish.tokenize.vqkd_network import VqkdNetwork, VqkdShape
@@ -51,11 +51,21 @@ BASE = VqkdShape(patch=16, width=768, depth=12, codes=8192, dimension=32, grid=1
 
 
 def prepare(work: Path, texts: Sequence[str], photographs: Path, vocabulary: int) -> None:
-    """Land and decide the texts, fit SentencePiece and k-means, store the photographs."""
-    recipe = _recipe(work, texts, vocabulary)
+    """Land and decide the texts, fit SentencePiece and k-means, store the photographs.
+
+    Pages land in files of a megabyte or less; their texts are landed again from two JSON lines files, as large ones.
+    """
+    pages = _recipe(work / "pages", _html(texts), {"vocabulary": vocabulary, "sample_bytes": 6_000_000})
     with DaskEngine(workers=2, scratch=str(work / "scratch")) as engine:
+        pipeline = Pipeline(pages, engine)
+        pipeline.fit(["text"])
+        strings = [text for file, _ in pipeline._selected(pipeline._decided()) for text in _strings(pipeline, file)]
+        (work / "model.spm").write_bytes(pipeline.store.read(_text_model(pipeline)["path"]))
+        for number, half in enumerate(_balanced(strings)):
+            lines = [json.dumps({"text": text}, ensure_ascii=False) for text in half]
+            (work / f"texts-{number}.jsonl").write_text("\n".join(lines) + "\n")
+        recipe = _corpus(work)
         Pipeline(recipe, engine).fit(["text"])
-    (work / "texts.json").write_text(json.dumps({"texts": list(texts), "vocabulary": vocabulary}))
     stored = work / "photographs"
     stored.mkdir(exist_ok=True)
     files = sorted(path for path in photographs.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
@@ -70,29 +80,41 @@ def prepare(work: Path, texts: Sequence[str], photographs: Path, vocabulary: int
 
 def run(work: Path, rounds: int) -> dict[str, Any]:
     """All numbers."""
-    facts = json.loads((work / "texts.json").read_text())
-    found = {"text": _text(_recipe(work, facts["texts"], facts["vocabulary"]), work, rounds)}
+    found = {"text": _text(_corpus(work), work, rounds)}
     found |= {"visual": _visual(work, rounds), "kmeans": _kmeans(work, rounds)}
     versions = {"torch": torch.__version__, "sentencepiece": sentencepiece.__version__, "numpy": np.__version__}
     return {"platform": numeric_platform(), "python": platform.python_version(), "versions": versions, **found}
 
 
-def _recipe(work: Path, texts: Sequence[str], vocabulary: int) -> Recipe:
-    sources = [
+def _html(texts: Sequence[str]) -> list[dict[str, Any]]:
+    return [
         {"name": f"texts-{n}", "format": "html-text", "kind": "text", "path": path} for n, path in enumerate(texts)
     ]
-    text = {"vocabulary": vocabulary, "sample_bytes": 6_000_000}
-    values = {"name": "bench", "root": "/", "work": str(work / "corpus"), "source": sources}
+
+
+def _corpus(work: Path) -> Recipe:
+    """The recipe of the timed corpus."""
+    source = {"name": "texts", "format": "jsonl", "kind": "text", "path": str(work / "texts-*.jsonl")}
+    return _recipe(work / "corpus", [source], {"model": str(work / "model.spm")})
+
+
+def _recipe(work: Path, sources: Sequence[dict[str, Any]], text: dict[str, Any]) -> Recipe:
+    values = {"name": "bench", "root": "/", "work": str(work), "source": list(sources)}
     return make_recipe(values | {"tokenize": {"text": text}, "decide": {"text": {"min_score": 0.0, "min_words": 5}}})
+
+
+def _text_model(pipeline: Pipeline) -> dict[str, Any]:
+    found: dict[str, Any] = next(entry for key, entry in read_lock(pipeline.store).items() if key.startswith("text-"))
+    return found
 
 
 def _text(recipe: Recipe, work: Path, rounds: int) -> dict[str, Any]:
     with DaskEngine(workers=2, scratch=str(work / "scratch")) as engine:
         pipeline = Pipeline(recipe, engine)
         selected = pipeline._selected(pipeline._decided())
-        model = next(entry for key, entry in read_lock(pipeline.store).items() if key.startswith("text-"))
+        model = _text_model(pipeline)
         models = {"text": model, "visual": {"digest": _codebook(work).digest}}
-        strings = [text for file, _ in selected for text in _strings(pipeline, file.paths())]
+        strings = [text for file, _ in selected for text in _strings(pipeline, file)]
         halves = _balanced(strings)
         data = pipeline.store.read(model["path"])
         with get_context("spawn").Pool(2, _load, (data, halves)) as pool:
@@ -125,7 +147,8 @@ def _forget(pipeline: Pipeline) -> None:
         shutil.rmtree(pipeline.store.path(folder), ignore_errors=True)
 
 
-def _strings(pipeline: Pipeline, paths: dict[str, str]) -> list[str]:
+def _strings(pipeline: Pipeline, file: LandingFile) -> list[str]:
+    paths = file.paths()
     rows = kept_rows(pipeline.store, paths, [])
     return [
         nfc(edited_document(payload, None))
