@@ -8,7 +8,7 @@ Each contender does the same work on the same inputs, in turns, after one warm-u
   the same strings in memory and do nothing but call SentencePiece;
 - visual: stored JPEGs -> decode, render, encode by the task's encoder, against the eager forward of the same ViT-B
   (random weights, batches of 8, two threads) over pixels that are ready; fp32, and bf16 as a tokenizer of its own;
-- k-means: codes of stored JPEGs on one thread, against decoding them and decoding and rendering them.
+- k-means: codes of rendered views on one thread, in the stage's batches, against decoding their JPEGs on one thread.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from imglish.engines.dask import DaskEngine
 from imglish.lock import read_lock
 from imglish.model import normalise
 from imglish.pipeline import Pipeline
-from imglish.recipe import CodebookConfig, Recipe, StoredConfig, ViewConfig, make_recipe
+from imglish.recipe import CodebookConfig, Recipe, StoredConfig, TokenizeConfig, ViewConfig, make_recipe
 from imglish.shards.images import decode_jpeg, store_image
 from imglish.shards.pack import pack
 from imglish.shards.views import render
@@ -83,13 +83,18 @@ def run(work: Path, rounds: int) -> dict[str, Any]:
     found = {"text": _text(_corpus(work), work, rounds)}
     found |= {"visual": _visual(work, rounds), "kmeans": _kmeans(work, rounds)}
     versions = {"torch": torch.__version__, "sentencepiece": sentencepiece.__version__, "numpy": np.__version__}
-    return {"platform": numeric_platform(), "python": platform.python_version(), "versions": versions, **found}
+    facts = {"platform": numeric_platform(), "flags": _flags(), "python": platform.python_version()}
+    return facts | {"versions": versions, **found}
+
+
+def _flags() -> list[str]:
+    """The processor's flags that matrix products can use (Linux)."""
+    line = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
+    return sorted(flag for flag in line.split() if flag.startswith(("amx", "avx")))
 
 
 def _html(texts: Sequence[str]) -> list[dict[str, Any]]:
-    return [
-        {"name": f"texts-{n}", "format": "html-text", "kind": "text", "path": path} for n, path in enumerate(texts)
-    ]
+    return [{"name": f"texts-{n}", "format": "html-text", "kind": "text", "path": path} for n, path in enumerate(texts)]
 
 
 def _corpus(work: Path) -> Recipe:
@@ -100,7 +105,7 @@ def _corpus(work: Path) -> Recipe:
 
 def _recipe(work: Path, sources: Sequence[dict[str, Any]], text: dict[str, Any]) -> Recipe:
     values = {"name": "bench", "root": "/", "work": str(work), "source": list(sources)}
-    return make_recipe(values | {"tokenize": {"text": text}, "decide": {"text": {"min_score": 0.0, "min_words": 5}}})
+    return make_recipe(values | {"tokenize": {"text": text}})
 
 
 def _text_model(pipeline: Pipeline) -> dict[str, Any]:
@@ -258,16 +263,20 @@ def _kmeans(work: Path, rounds: int) -> dict[str, Any]:
     jpegs = _jpegs(work)[:128]
     book = _codebook(work)
     boxes = [_whole(jpeg) for jpeg in jpegs]
-    pixels = [render(jpeg, box, SIZE)[None] for jpeg, box in zip(jpegs, boxes, strict=True)]
+    pixels = np.stack([render(jpeg, box, SIZE) for jpeg, box in zip(jpegs, boxes, strict=True)])
+    batch = TokenizeConfig().batch
+    batches = [pixels[start : start + batch] for start in range(0, len(pixels), batch)]
 
-    def each(do: Callable[[int], Any]) -> Callable[[], None]:
-        return lambda: [do(n) for n in range(len(jpegs))] and None
+    def each(do: Callable[[Any], Any], things: Sequence[Any]) -> Callable[[], None]:
+        return lambda: [do(thing) for thing in things] and None
 
+    numbers = range(len(jpegs))
     times = _turns(
         {
-            "decode": each(lambda n: decode_jpeg(jpegs[n])),
-            "decode_and_render": each(lambda n: render(jpegs[n], boxes[n], SIZE)),
-            "encode": each(lambda n: book.encode(pixels[n])),
+            "decode": each(decode_jpeg, jpegs),
+            "decode_and_render": each(lambda n: render(jpegs[n], boxes[n], SIZE), numbers),
+            "encode": each(book.encode, batches),
+            "encode_one_by_one": each(lambda n: book.encode(pixels[n : n + 1]), numbers),
         },
         rounds,
     )
@@ -275,9 +284,12 @@ def _kmeans(work: Path, rounds: int) -> dict[str, Any]:
     return {
         "codes": book.codes,
         "images": len(jpegs),
+        "batch": batch,
+        "decode_images_per_second": len(jpegs) / middle["decode"],
         "encode_images_per_second": len(jpegs) / middle["encode"],
         "encode_of_decode": middle["decode"] / middle["encode"],
         "encode_of_decode_and_render": middle["decode_and_render"] / middle["encode"],
+        "encode_one_by_one_of_decode": middle["decode"] / middle["encode_one_by_one"],
         "seconds": times,
     }
 
