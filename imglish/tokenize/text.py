@@ -73,9 +73,18 @@ class TextTokenizer:
         ids, edges = self.encode_flat(texts)
         return [ids[start:end] for start, end in pairwise(edges.tolist())]
 
-    def encode_flat(self, texts: Sequence[str]) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
-        """`encode` of each text, end to end, and the edges between them, int64 [texts + 1]."""
-        composed = [text if text.isascii() else nfc(text) for text in texts]
+    def encode_flat(
+        self, texts: Sequence[str], utf8: Sequence[bytes] | None = None
+    ) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+        """`encode` of each text, end to end, and the edges between them, int64 [texts + 1].
+
+        Where the texts are at hand as UTF-8 too, those in NFC need not be encoded again.
+        """
+        given: Sequence[str | bytes] = texts if utf8 is None else utf8
+        composed = [
+            one if text.isascii() or (normal := nfc(text)) is text else normal
+            for text, one in zip(texts, given, strict=True)
+        ]
         found = self._processor.encode(composed, return_type="numpy", num_threads=1, add_bos=True, add_eos=True)
         edges = np.zeros(len(found) + 1, np.int64)
         np.cumsum([len(pieces) for pieces in found], out=edges[1:])
