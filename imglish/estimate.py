@@ -162,7 +162,8 @@ def _visual(recipe: Recipe) -> _Visual:
         return _Visual(config.size, config.patch, config.codes, config.sample_images, config.iterations, rate)
     given = config if isinstance(config, VqkdConfig) else VqkdConfig(type="vqkd")
     train = given.train
-    return _Visual(given.size, train.patch, train.codes, 0, 0, "vqkd s/view")
+    rate = "vqkd s/view" if given.precision == "fp32" else "vqkd bf16 s/view"
+    return _Visual(given.size, train.patch, train.codes, 0, 0, rate)
 
 
 class _Estimate:

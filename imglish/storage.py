@@ -344,7 +344,8 @@ def read_rows(store: Store, path: str, wanted: NDArray[np.int64], columns: Seque
         for group, (first, last) in enumerate(pairwise(cuts.tolist())):
             if first < last:
                 rows = parquet.read_row_group(group, columns=list(columns))
-                yield rows.take(pa.array(wanted[first:last] - edges[group]))
+                whole = last - first == rows.num_rows  # the usual case; taking copies every payload
+                yield rows if whole else rows.take(pa.array(wanted[first:last] - edges[group]))
 
 
 def _scan(folder: str) -> dict[str, Listed]:

@@ -99,7 +99,7 @@ class LoadRows:
         rows = self.store.read_table(piece[part])
         shards = _ordinals(self.placement, part, rows)
         wanted = np.isin(shards, np.asarray(self.shards, dtype=np.int32))
-        rows = rows.filter(pa.array(wanted))
+        rows = rows if wanted.all() else rows.filter(pa.array(wanted))
         extra: dict[str, Any] = {"bucket": shards[wanted], "part": [part] * rows.num_rows}
         if part == "images":
             extra["jpeg"] = self._jpegs(piece["landing"], rows)
