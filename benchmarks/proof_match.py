@@ -30,8 +30,9 @@ from imglish.engines.spark import SparkEngine
 from imglish.ingest.match.clusters import clusters
 from imglish.ingest.match.fingerprints import FINGERPRINTS, fingerprints
 from imglish.ingest.match.looks import distance, perceptual_hash, similarity, thumbnail
+from imglish.ingest.match.minhash import HASHES
 from imglish.ingest.match.propose import key_rows, propose
-from imglish.ingest.match.shingles import HASHES, as_set, jaccard, shingles
+from imglish.ingest.match.shingles import as_set, jaccard, shingles
 from imglish.ingest.match.stage import propose_pairs
 from imglish.recipe import Recipe, make_recipe
 from imglish.storage import Store

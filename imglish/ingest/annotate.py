@@ -25,7 +25,7 @@ from imglish.ingest.addresses import host_of
 from imglish.ingest.hosts import place_of
 from imglish.ingest.match.fingerprints import FINGERPRINTS, VERSIONS, fingerprints
 from imglish.ingest.match.looks import Look, take_look
-from imglish.ingest.match.shingles import UNSPACED
+from imglish.ingest.match.words import UNSPACED
 from imglish.records import ANNOTATIONS, pack_json, table, unpack_json
 from imglish.shards.images import probe_with
 from imglish.stages import Commit, Receipt, Unit

@@ -24,7 +24,8 @@ from imglish.digests import file_digest
 from imglish.errors import ImageError, SourceError
 from imglish.ingest.match.fingerprints import VERSIONS
 from imglish.ingest.match.looks import perceptual_hash, sketch
-from imglish.ingest.match.shingles import as_set, normal_digest, shingles_of_words, words_of
+from imglish.ingest.match.shingles import as_set, shingles_of
+from imglish.ingest.match.words import normal_digest, read_words
 from imglish.recipe import Recipe
 from imglish.recipe_match import EvaluationConfig
 from imglish.shards.images import probe_with
@@ -127,11 +128,11 @@ def _row(item: Item, max_pixels: int) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(EVALUATION.names) | {"item": item.name}
     if item.payload is not None:
         return row | probe_with(item.payload, max_pixels, _picture)[1]
-    words = words_of(item.text or "")
-    grams = None
-    if len(words) >= GRAM_WORDS:
-        grams = as_set(shingles_of_words([words], GRAM_WORDS).hashes).astype("<u8").tobytes()
-    return row | {"words": len(words), "normal": normal_digest(words), "grams": grams}
+    words = read_words([item.text or ""])
+    count, grams = len(words.hashes), None
+    if count >= GRAM_WORDS:
+        grams = as_set(shingles_of(words, GRAM_WORDS).hashes).astype("<u8").tobytes()
+    return row | {"words": count, "normal": normal_digest(words.forms[0]), "grams": grams}
 
 
 def _picture(image: Image.Image) -> dict[str, Any]:
