@@ -114,6 +114,14 @@ class MatchConfig(Section):
             raise ValueError(f"two evaluation sets are called {twice[0]!r}; give each its own name")
         return self
 
+    def compares_pictures(self) -> bool:
+        """Whether pictures are compared with each other or with evaluation sets."""
+        return self.exact or self.image.threshold is not None or bool(self.evaluation)
+
+    def compares_texts(self) -> bool:
+        """Whether texts or captions are compared with each other; evaluation sets are compared with texts whole."""
+        return self.exact or self.text.threshold is not None or self.captions
+
     def pairs(self) -> bool:
         """Whether records are compared with each other."""
         return self.exact or self.captions or self.text.threshold is not None or self.image.threshold is not None

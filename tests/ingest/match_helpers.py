@@ -17,6 +17,7 @@ from imglish.digests import json_digest, table_digest
 from imglish.ingest.annotate import AnnotateTask, annotate_units, detect_language
 from imglish.ingest.decide import decide
 from imglish.ingest.land import land, landing_files
+from imglish.ingest.match.fingerprints import wanted
 from imglish.ingest.match.join import Matched
 from imglish.ingest.match.stage import match
 from imglish.recipe import Recipe, make_recipe
@@ -117,9 +118,9 @@ def decided(made: Recipe, engine: Engine) -> Decisions:
     store = Store(made.work)
     notes: list[str] = []
     landed = [file for receipts in land(store, engine, made).values() for file in landing_files(receipts)]
-    units = annotate_units(landed, made.tokenize.stored.max_pixels)
+    units = annotate_units(landed, made.tokenize.stored.max_pixels, wanted(made.match))
     annotated = run_map(store, "tables", engine, AnnotateTask(store), units)
-    prints = [receipt.outputs["fingerprints"] for receipt in annotated]
+    prints = [receipt.outputs["fingerprints"] for receipt in annotated if wanted(made.match)]
     matched = match(store, engine, made, landed, prints, note=notes.append)
     found = decide(store, engine, made, [receipt.outputs["rows"] for receipt in annotated], matched=matched)
     tables = [store.read_table(file.path) for file in found.decisions]

@@ -12,9 +12,18 @@ import xxhash
 from datasketch import MinHash
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from imglish.ingest.match.looks import distance, perceptual_hash, pixel_digest, similarity, take_look, thumbnail
+from imglish.ingest.match.looks import (
+    distance,
+    grey_similarity,
+    hashes,
+    perceptual_hash,
+    pixel_digest,
+    similarity,
+    take_look,
+    thumbnail,
+)
 from imglish.ingest.match.minhash import HASHES, band_keys, minhash
 from imglish.ingest.match.pairs import ALL_PAIRS, FEW, block_keys, capped_pairs, near_pairs
 from imglish.ingest.match.shingles import Shingles, as_set, containment, jaccard, shingles
@@ -166,15 +175,44 @@ def test_a_changed_photograph_is_near_its_original(name: str) -> None:
 
 def test_no_two_different_photographs_are_alike() -> None:
     small = {name: thumbnail(image) for name, image in photographs().items()}
-    scores = {pair: similarity(small[pair[0]], small[pair[1]]) for pair in combinations(small, 2)}
+    scores = {pair: grey_similarity(small[pair[0]].grey, small[pair[1]].grey) for pair in combinations(small, 2)}
     assert max(scores.values()) < 0.7
-    assert max(similarity(one, one[::-1].copy()) for one in small.values()) < 0.8
+    assert max(grey_similarity(one.grey, one.grey[::-1].copy()) for one in small.values()) < 0.8
+
+
+def _flag(*colours: str) -> Image.Image:
+    """Three stripes."""
+    flag = Image.new("RGB", (90, 60))
+    for number, colour in enumerate(colours):
+        flag.paste(colour, (0, 20 * number, 90, 20 * number + 20))
+    return flag
+
+
+def test_pictures_that_differ_in_colour_alone_are_two() -> None:
+    austria, netherlands = _flag("#ed2939", "white", "#ed2939"), _flag("#ae1c28", "white", "#21468b")
+    one, two = thumbnail(austria), thumbnail(netherlands)
+    assert grey_similarity(one.grey, two.grey) > 0.9
+    assert similarity(one, two) < 0.5
+    assert similarity(one, thumbnail(Image.open(io.BytesIO(jpeg(austria, 60))))) > 0.95
+
+
+def test_a_face_of_another_colour_is_another_picture() -> None:
+    faces = []
+    for colour in ("#ffcc22", "#e0bb95"):
+        face = Image.new("RGB", (72, 72), "white")
+        pen = ImageDraw.Draw(face)
+        pen.ellipse((4, 4, 68, 68), fill=colour)
+        pen.ellipse((20, 24, 28, 32), fill="black")
+        pen.ellipse((44, 24, 52, 32), fill="black")
+        faces.append(thumbnail(face))
+    assert grey_similarity(faces[0].grey, faces[1].grey) > 0.9 and similarity(*faces) < 0.5
 
 
 def test_equal_pixels_are_equal_whatever_the_file() -> None:
     image = photographs()["coffee"]
     saved = [Image.open(io.BytesIO(data)) for data in (png(image), _webp(image))]
-    assert len({take_look(one) for one in [image, *saved]}) == 1
+    looks = [take_look(one) for one in [image, *saved]]
+    assert len({look.pixels for look in looks}) == 1 and len(set(hashes([look.low for look in looks]).tolist())) == 1
     assert len({pixel_digest(one) for one in [image, *saved]}) == 1
     assert pixel_digest(Image.open(io.BytesIO(jpeg(image)))) != pixel_digest(image)
 

@@ -64,17 +64,24 @@ class Item(NamedTuple):
 
 def evaluation_sets(store: Store, engine: Engine, recipe: Recipe, progress: Progress | None = None) -> list[Output]:
     """EVALUATION tables in the recipe's order; a set whose files are as before is not read again but for its digest."""
+    check_sets(recipe)
     units = [_unit(recipe, one) for one in recipe.match.evaluation]
     receipts = run_map(store, FOLDER, engine, EvaluationTask(store), units, progress)
     return [receipt.outputs["items"] for receipt in receipts]
 
 
+def check_sets(recipe: Recipe) -> None:
+    """SourceError for an evaluation set that is not there."""
+    for config in recipe.match.evaluation:
+        path = Path(recipe.root, config.path)
+        if not path.exists():
+            raise SourceError(
+                f"evaluation set {config.name!r}: {path} is not there; give match.evaluation.path another one"
+            )
+
+
 def _unit(recipe: Recipe, config: EvaluationConfig) -> Unit:
     path = Path(recipe.root, config.path)
-    if not path.exists():
-        raise SourceError(
-            f"evaluation set {config.name!r}: {path} is not there; give match.evaluation.path another one"
-        )
     params = {"image": config.image, "texts": config.texts, "versions": VERSIONS, "gram_words": GRAM_WORDS}
     spec = {"path": str(path), "name": config.name, "max_pixels": recipe.tokenize.stored.max_pixels}
     return Unit(STAGE, VERSION, params, [_content(path, config)], spec)

@@ -1,6 +1,7 @@
 """Fingerprints: what annotate measures so that copies can be proposed without reading payloads again.
 
-    fingerprints(rows, looks)         # schema FINGERPRINTS, row by row beside landing
+    wanted(recipe.match)                       # {"look": 2, "text": 2}, or less, or nothing when matching is off
+    fingerprints(rows, looks, texts, captions) # schema FINGERPRINTS, row by row beside landing
 
 A text has a digest of its normal form and a MinHash signature, a picture a perceptual hash and a key of its pixels,
 a pair's captions a hash each. What has no usable payload has nulls.
@@ -13,10 +14,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from imglish.ingest.match.looks import LOOK_VERSION, Look
+from imglish.ingest.match.looks import LOOK_VERSION, Look, hashes
 from imglish.ingest.match.minhash import HASHES, minhash
 from imglish.ingest.match.shingles import TEXT_VERSION, shingles_of
 from imglish.ingest.match.words import normal_digest, read_words
+from imglish.recipe_match import MatchConfig
 
 RUN_WORDS = 5
 """Words of a run (datatrove, FineWeb and others: 5)."""
@@ -37,6 +39,12 @@ FINGERPRINTS = pa.schema(
 )
 
 
+def wanted(config: MatchConfig) -> dict[str, int]:
+    """Versions of what the recipe's matching reads: "look" of pictures, "text" of texts and captions."""
+    asked = {"look": config.compares_pictures(), "text": config.compares_texts()}
+    return {name: VERSIONS[name] for name, is_asked in asked.items() if is_asked}
+
+
 def fingerprints(
     rows: Sequence[Mapping[str, Any]],
     looks: Sequence[Look | None],
@@ -47,10 +55,11 @@ def fingerprints(
     said = [caption for each in captions for caption in each]
     keys = iter([normal_digest(form)[:8] for form in read_words(said).forms])
     normal, signatures = _of_texts(texts)
+    seen = iter(hashes([look.low for look in looks if look is not None]).tolist())
     columns: dict[str, list[Any]] = {
         "record_id": [row["record_id"] for row in rows],
         "kind": [row["kind"] for row in rows],
-        "hash": [None if look is None else look.hash for look in looks],
+        "hash": [None if look is None else next(seen) for look in looks],
         "pixels": [None if look is None else look.pixels for look in looks],
         "normal": normal,
         "signature": signatures,

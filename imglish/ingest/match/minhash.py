@@ -53,7 +53,7 @@ def _fill(held: U64, text: I64, hashes: U64) -> None:
         text, hashes = _unfilled(held, text, hashes)
         if not len(text):
             return
-        mean = len(text) // max(1, np.count_nonzero(np.diff(text)) + 1)
+        mean = len(text) // (1 + int(np.count_nonzero(np.diff(text))))
         rounds = np.arange(done, min(HASHES, done + max(1, _AHEAD // mean)), dtype=np.uint64)
         for low in range(0, len(text), _DRAWS):
             part = slice(low, low + _DRAWS)

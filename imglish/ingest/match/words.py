@@ -73,7 +73,7 @@ def read_words(texts: Sequence[str]) -> Words:
     buffer, edges = _joined(texts)
     ends = np.flatnonzero(buffer[: edges[-1]] == _SPACE)
     starts = np.searchsorted(ends, edges).astype(np.int64)
-    view = memoryview(buffer)
+    view = buffer.data
     forms = [view[low : max(low, high - 1)] for low, high in pairwise(edges.tolist())]
     return Words(_hashes(buffer, ends), starts, forms)
 
@@ -94,7 +94,7 @@ def _joined(texts: Sequence[str]) -> tuple[U8, I64]:
     kept = raw != _SPACE
     kept[1:] |= kept[:-1].copy()
     limits = _edges(len(one) + 1 for one in parts).tolist()
-    edges = _edges(np.count_nonzero(kept[low:high]) for low, high in pairwise(limits))
+    edges = _edges(int(np.count_nonzero(kept[low:high])) for low, high in pairwise(limits))
     found = np.zeros(int(edges[-1]) + 8, dtype=np.uint8)
     np.compress(kept[: limits[-1]], raw[: limits[-1]], out=found[: edges[-1]])
     return found, edges
