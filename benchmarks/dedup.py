@@ -205,6 +205,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=66.0)
     parser.add_argument("--note", action="store_true")
     options = parser.parse_args()
+    options.folder = options.folder.resolve()  # dpkg-deb changes folders
     texts = list(dict.fromkeys(documents(options.folder, PACKAGES, options.megabytes)))  # equal ones are one record
     size = sum(len(text.encode()) for text in texts) / 1e6
     found = {"imglish": ours(texts), f"datasketch {version('datasketch')}": datasketch(texts)}

@@ -21,6 +21,7 @@ from imglish.ingest.match.fingerprints import wanted
 from imglish.ingest.match.join import Matched
 from imglish.ingest.match.stage import match
 from imglish.recipe import Recipe, make_recipe
+from imglish.seeds import stream
 from imglish.stages import Engine, run_map
 from imglish.storage import Store
 
@@ -113,11 +114,13 @@ def recipe(
     return make_recipe(values)
 
 
-def decided(made: Recipe, engine: Engine) -> Decisions:
-    """From sources to decisions."""
+def decided(made: Recipe, engine: Engine, shuffled: int | None = None) -> Decisions:
+    """From sources to decisions; `shuffled` seeds an order of the landing files."""
     store = Store(made.work)
     notes: list[str] = []
     landed = [file for receipts in land(store, engine, made).values() for file in landing_files(receipts)]
+    if shuffled is not None:
+        landed = [landed[place] for place in stream(shuffled, "files").permutation(len(landed))]
     units = annotate_units(landed, made.tokenize.stored.max_pixels, wanted(made.match))
     annotated = run_map(store, "tables", engine, AnnotateTask(store), units)
     prints = [receipt.outputs["fingerprints"] for receipt in annotated if wanted(made.match)]
