@@ -53,7 +53,7 @@ class MatchTextConfig(Section):
 
 
 class MatchImageConfig(Section):
-    """Near-duplicate pictures: perceptual hashes propose, small grey pictures decide."""
+    """Near-duplicate pictures: perceptual hashes propose, small pictures decide, in greys and in colour."""
 
     threshold: float | None = Field(default=None, gt=0, le=1)
     """Similarity from which one of two pictures goes (0.8 is a start); None leaves near duplicates alone."""
