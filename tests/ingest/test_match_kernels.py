@@ -196,6 +196,17 @@ def test_pictures_that_differ_in_colour_alone_are_two() -> None:
     assert similarity(one, thumbnail(Image.open(io.BytesIO(jpeg(austria, 60))))) > 0.95
 
 
+def test_drawings_that_differ_in_one_small_part_are_two() -> None:
+    keys = []
+    for glyph in ("8", "#"):
+        key = Image.new("RGB", (72, 72), "#3a8ef0")
+        ImageDraw.Draw(key).text((24, 14), glyph, fill="white", font_size=40)
+        keys.append(key)
+    one, two = (thumbnail(key) for key in keys)
+    assert similarity(one, two) < 0.8
+    assert similarity(one, thumbnail(Image.open(io.BytesIO(jpeg(keys[0], 60))))) > 0.95
+
+
 def test_a_face_of_another_colour_is_another_picture() -> None:
     faces = []
     for colour in ("#ffcc22", "#e0bb95"):
