@@ -83,7 +83,7 @@ def ours(texts: list[str]) -> dict[str, float]:
     bucketed = time.perf_counter()
     pairs = proposed.candidates
     everything = pa.table({name: pairs[name] for name in ("a", "b")}).append_column(
-        "method", pa.array(["near_text"] * len(pairs))
+        "method", pa.array(["near_text"] * len(pairs), pa.string())
     )
     ones = pa.array(np.ones(len(pairs)))
     unverified = everything.append_column("score", ones).append_column("containment", ones)
