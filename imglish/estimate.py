@@ -18,8 +18,9 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from imglish.estimate_match import match_stages
 from imglish.ingest.decide import BUCKET_ROWS, PIECE_ROWS
-from imglish.ingest.match.fingerprints import FINGERPRINTS
+from imglish.ingest.match.fingerprints import FINGERPRINTS, wanted
 from imglish.ingest.measures.registry import MAKERS, needed_names
 from imglish.ingest.tally import verdicts
 from imglish.recipe import CodebookConfig, Recipe, VqkdConfig
@@ -207,10 +208,11 @@ class _Estimate:
                 units,
                 (self.usable["pair"] + self.usable["image"]) * rate("annotate s/image")
                 + self.bytes["text"] * rate("annotate s/byte"),
-                _bytes(rows * rate("annotate B/row") + units * sum(map(_footer, _ANNOTATED.values()))),
+                _bytes(rows * rate("annotate B/row") + units * sum(map(_footer, self._annotated()))),
                 origin=self._origin("annotate s/image", "annotate s/byte"),
             ),
             *self._measures(),
+            *self._matches(),
             self._grouped("resolve", -(-rows // BUCKET_ROWS), 0),
             self._grouped("decide", -(-rows // PIECE_ROWS), units * _footer(DECISIONS) + _footer(EVIDENCE)),
             Stage("tally", units, rows * rate("tally s/row"), origin=self._origin("tally s/row")),
@@ -283,6 +285,10 @@ class _Estimate:
         plain = kind == "text" and self.recipe.run.landing == "none"
         return 1.0 if plain else self._rate(f"landing B/byte, {kind}")
 
+    def _annotated(self) -> list[pa.Schema]:
+        """What annotate writes of a landing file."""
+        return [ANNOTATIONS, *([FINGERPRINTS] if wanted(self.recipe.match) else [])]
+
     def _land(self) -> Stage:
         local = sum(one.bytes for one in self.amounts if not one.fetched)
         fetched = sum(one.bytes for one in self.amounts if one.fetched)
@@ -306,6 +312,11 @@ class _Estimate:
         kept = sum(self.usable["text"] * self._rate("measure B/text") for name in names if name == "text")
         files = sum(amount.units for name in names for amount in self.amounts if amount.kind in MAKERS[name].kinds)
         return [Stage("measure", files, seconds, _bytes(kept + 2_000 * files), origin="default")] if names else []
+
+    def _matches(self) -> list[Stage]:
+        pictures = self.usable["pair"] + self.usable["image"]
+        found = match_stages(self.recipe.match, self.rows, self.units, pictures, self.bytes["text"])
+        return [Stage(one.name, one.units, one.seconds, one.kept, one.scratch, single=one.single) for one in found]
 
     def _grouped(self, name: str, units: int, more: int) -> Stage:
         seconds = self.rows * self._rate(f"{name} s/row")

@@ -21,6 +21,8 @@ from imglish.errors import LockError, SourceError, StageError
 from imglish.ingest.annotate import AnnotateTask, annotate_units
 from imglish.ingest.decide import decide
 from imglish.ingest.land import land, landing_files
+from imglish.ingest.match.evaluation import check_sets
+from imglish.ingest.match.fingerprints import wanted
 from imglish.ingest.match.stage import match
 from imglish.ingest.measures.registry import Measure, make_measure, needed_names
 from imglish.ingest.measures.stage import MeasureTask, measure_units
@@ -153,6 +155,7 @@ class Pipeline:
 
     def _decided(self) -> list[LandingFile]:
         """Landing, annotations and decisions: for every landing file one of each."""
+        check_sets(self.recipe)  # before hours of fetching and annotating
         with self._timed("land"):
             landed = land(self.store, self.engine, self.recipe, self.progress, self.note)
             self.landed = landed
@@ -161,11 +164,12 @@ class Pipeline:
         if not sum(output.rows for output in landing):
             raise SourceError("the sources hold no occurrence at all; check `path` of each [[source]]")
         with self._timed("annotate"):
-            units = annotate_units(landing, self.recipe.tokenize.stored.max_pixels)
+            prints_wanted = wanted(self.recipe.match)
+            units = annotate_units(landing, self.recipe.tokenize.stored.max_pixels, prints_wanted)
             task = AnnotateTask(self.store)
             annotated = run_map(self.store, TABLES, self.engine, task, units, self.progress)
             annotations = [receipt.outputs["rows"] for receipt in annotated]
-            prints = [receipt.outputs["fingerprints"] for receipt in annotated]
+            prints = [receipt.outputs["fingerprints"] for receipt in annotated if prints_wanted]
         kind_of = {source.name: source.kind for source in self.recipe.source}
         measures = self._measured(landing, [kind_of[name] for name, found in files.items() for _ in found])
         with self._timed("match"):
