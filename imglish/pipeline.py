@@ -19,6 +19,7 @@ from typing import Any
 from imglish.digests import canonical_json, json_digest
 from imglish.errors import LockError, SourceError, StageError
 from imglish.ingest.annotate import AnnotateTask, annotate_units
+from imglish.ingest.balance import check_balance
 from imglish.ingest.decide import decide
 from imglish.ingest.land import land, landing_files
 from imglish.ingest.match.stage import match
@@ -74,6 +75,7 @@ class Pipeline:
     def __post_init__(self) -> None:
         self.store = Store(self.recipe.work)
         active_rules(self.recipe)  # a wrong rule or threshold is said before anything is done
+        check_balance(self.recipe)
 
     def build(self) -> BuildResult:
         """Run what is missing and write the manifest; everything finished before is used again."""

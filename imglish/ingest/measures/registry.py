@@ -18,6 +18,7 @@ import pyarrow as pa
 from pydantic import Field, ValidationError
 
 from imglish.errors import RecipeError
+from imglish.ingest.measures.phrases import read_phrases
 from imglish.ingest.rules.registry import active_rules
 from imglish.recipe import Recipe, Section
 from imglish.records import pack_json, unpack_json
@@ -130,6 +131,20 @@ def _nsfw(settings: NsfwSettings, recipe: Recipe) -> Measure:
     return Measure("nsfw", 1, _PICTURED, _NSFW, {"weights": scorer.weights}, call)
 
 
+def _concepts(settings: NoSettings, recipe: Recipe) -> Measure:
+    from imglish.ingest.measures.concepts import CONCEPTS, measure_concepts
+
+    wanted = recipe.balance.concepts
+    if wanted is None:
+        raise RecipeError("decide.measure.concepts: the recipe has no balance.concepts to look for")
+    file = read_phrases(wanted.path, recipe.root, "balance.concepts.path")
+
+    def call(rows: Rows) -> pa.Table:
+        return measure_concepts([unpack_json(row["captions"]) or () for row in rows], file.list)
+
+    return Measure("concepts", 1, ("pair",), CONCEPTS, file.facts(), call)
+
+
 def _version(package: str, extra: str) -> str:
     import importlib.metadata
 
@@ -137,6 +152,12 @@ def _version(package: str, extra: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         raise RecipeError(f"a rule of this recipe needs the package {package}; pip install '{extra}'") from None
+
+
+def _concept_schema() -> pa.Schema:
+    from imglish.ingest.measures.concepts import CONCEPTS
+
+    return CONCEPTS
 
 
 def _text_schema() -> pa.Schema:
@@ -150,15 +171,18 @@ MAKERS: dict[str, Maker] = {
     "pii": Maker(PiiSettings, _WRITTEN, _PII, _pii),
     "picture": Maker(NoSettings, _PICTURED, _PICTURE, _picture),
     "nsfw": Maker(NsfwSettings, _PICTURED, _NSFW, _nsfw),
+    "concepts": Maker(NoSettings, ("pair",), _concept_schema(), _concepts),
 }
 
 
 def needed_names(recipe: Recipe) -> list[str]:
-    """Names of the measures that the recipe's rules read; RecipeError for settings of one that there is not."""
+    """Names of the measures that rules or balance read; RecipeError for settings of one that there is not."""
     for name in recipe.decide.measure:
         if name not in MAKERS:
             raise RecipeError(f"unknown key decide.measure.{name}; known are {', '.join(MAKERS)}")
     read = {column for rule in active_rules(recipe) for column in rule.reads}
+    if recipe.balance.concepts is not None:
+        read |= set(MAKERS["concepts"].schema.names)
     return [name for name, maker in MAKERS.items() if read & set(maker.schema.names)]
 
 

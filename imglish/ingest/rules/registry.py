@@ -20,8 +20,8 @@ from imglish.ingest.rules.presets import PRESETS
 from imglish.ingest.rules.user import is_file, load_rule
 from imglish.recipe import Recipe, Section
 
-MAX_RULES = 60
-"""`fired` is an int64; three bits are left for placeholders, leaks and near duplicates."""
+MAX_RULES = 59
+"""`fired` is an int64; four bits are left for placeholders, leaks, near duplicates and balance."""
 _MODULES = (basic, captions, gopher, pairs, personal, pictures, web_text)
 FAMILIES: dict[str, Family] = {family.name: family for module in _MODULES for family in module.FAMILIES}
 
