@@ -306,7 +306,9 @@ class _Estimate:
         handled |= dict.fromkeys(("alignment", "concepts", "caption"), self.usable["pair"])
         seconds = sum(amount * self._rate(f"measure s/{name}") for name, amount in handled.items() if name in names)
         own = [kind for name in names if name not in handled for kind in kinds_of(name, self.recipe)]
-        seconds += sum(self.usable[kind] for kind in own) * self._rate("measure s/own")
+        seconds += sum(amount for kind, amount in self.usable.items() for one in own if one == kind) * self._rate(
+            "measure s/own"
+        )
         kept = sum(self.usable["text"] * self._rate("measure B/text") for name in names if name == "text")
         files = sum(
             amount.units for name in names for amount in self.amounts if amount.kind in kinds_of(name, self.recipe)

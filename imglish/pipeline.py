@@ -281,8 +281,8 @@ class Pipeline:
         elif entry["digest"] != found["digest"]:
             raise LockError(
                 f"{LOCK}: {fit.name} {fit.what} {entry['digest'][:12]} is locked, its file {entry['path']} is gone, "
-                f"and the corpus as it is now gives {found['digest'][:12]}; bring the file back, or run 'imglish fit' to "
-                f"accept a new {fit.what}"
+                f"and the corpus as it is now gives {found['digest'][:12]}; bring the file back, or run 'imglish fit' "
+                f"to accept a new {fit.what}"
             )
         return found
 

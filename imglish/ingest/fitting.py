@@ -116,7 +116,7 @@ class FitScorer:
             for label in ("good", "bad")
         ]
         twice = {one.id for one in classes[0]} & {one.id for one in classes[1]}
-        sides = [_halves([one for one in mine if one.id not in twice], seed) for mine in classes]
+        sides = [halves([one for one in mine if one.id not in twice], seed) for mine in classes]
         for label, (learnt, held) in zip(("good", "bad"), sides, strict=True):
             _enough(f"decide.measure.quality.{label}", learnt, held)
         texts = [[[one.payload.decode() for one in part] for part in side] for side in sides]
@@ -131,7 +131,7 @@ class FitScorer:
         settings, most = settings_of("alignment", self.recipe), self.recipe.tokenize.stored.max_pixels
         encoders = encoders_of(settings, self.recipe)
         chosen = choose(self.store, spec["pairs"], "pair", self.recipe.seed, settings.sample_pairs, by_bytes=False)
-        learnt, held = _halves(chosen, self.recipe.seed)
+        learnt, held = halves(chosen, self.recipe.seed)
         _enough("decide.measure.alignment.pairs", learnt, held)
         parts, captions = [], []
         for first in range(0, len(learnt), BATCH):  # so that few pictures are in memory
@@ -163,7 +163,7 @@ def _notes(learnt: Sequence[Example], good: NDArray[np.float64], bad: NDArray[np
     return {"records": len(learnt), "held_out": [len(good), len(bad)], "auc": round(auc(good, bad), 4), **quantiles}
 
 
-def _halves(examples: Sequence[Example], seed: int) -> tuple[list[Example], list[Example]]:
+def halves(examples: Sequence[Example], seed: int) -> tuple[list[Example], list[Example]]:
     """Those to learn from, and those held out."""
     low = np.array([int.from_bytes(one.id[8:], "little") for one in examples], np.uint64)
     held = uniform(stream(seed, "fit", "held-out").keys(low)) < HELD_OUT

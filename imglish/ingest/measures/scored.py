@@ -103,7 +103,7 @@ def fitted_bytes(name: str, recipe: Recipe) -> bytes:
     if entry is None or not store.exists(entry["path"]):
         raise LockError(f"{LOCK}: the scorer {name} is not fitted; run 'imglish fit {name}' or 'imglish build'")
     data = store.read(entry["path"])
-    if Path(entry["path"]).stem != _digest(data):
+    if entry["digest"] != _digest(data):
         raise LockError(
             f"{LOCK}: {entry['path']} has the digest {_digest(data)[:12]}, so the weights of scorer {name} changed "
             f"since they were fitted; bring the file back, or remove it and run 'imglish fit {name}'"
