@@ -76,9 +76,9 @@ def by_concepts(samples: pa.Table, recipe: Recipe, captions: NDArray[np.int64]) 
     stays = np.zeros(samples.num_rows, bool)
     stays[owner[drawn < chance]] = True
     fallen = _unmatched(pairs & (np.bincount(owner, minlength=len(cells)) == 0), recipe)
-    order = np.lexsort((ids, drawn / chance, owner))  # the concept that came nearest to keeping it says why
-    leader = order[np.diff(owner[order], prepend=-1) > 0]
-    for place in leader[~stays[owner[leader]]].tolist():
+    gone = np.flatnonzero(~stays[owner])
+    order = gone[np.lexsort((ids[gone], drawn[gone] / chance[gone], owner[gone]))]
+    for place in order[np.diff(owner[order], prepend=-1) > 0].tolist():  # the concept that came nearest to keeping it
         count, name = int(captions[ids[place]]), file.list.names[ids[place]]
         detail = f"concept {name!r}: {count} captions, cap {config.cap}"
         fallen[int(owner[place])] = Fallen(CONCEPT, float(drawn[place]), float(chance[place]), detail)

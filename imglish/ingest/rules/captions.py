@@ -95,7 +95,7 @@ class CaptionCharacterRepetition(Section):
 
 
 def caption_character_repetition(rows: pa.Table, limits: CaptionCharacterRepetition) -> Finding:
-    """Removes captions whose characters repeat, such as "hahaha" (data-juicer's character_repetition_filter: 0.5)."""
+    """Removes captions whose characters repeat, such as "aaaaaa" (data-juicer's character_repetition_filter: 0.5)."""
     captions, shares = unpack(rows, "captions"), unpack(rows, "caption_repetition")
     return edited(
         rows, captions, lambda i, n: shares[i][n] > limits.max_share, limits.max_share, "every caption repeats itself"
