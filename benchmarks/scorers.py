@@ -132,7 +132,7 @@ def quality(chosen: argparse.Namespace) -> dict[str, Any]:
 
 
 def penalties(texts: dict[str, list[str]]) -> dict[str, float]:
-    """AUC on whole documents and on their first 30 words, held out every fifth, for several penalties."""
+    """AUC on whole documents and on 30 words from their middles, every fifth held out, for several penalties."""
     from imglish.ingest.measures import quality as module
 
     split = {k: ([t for n, t in enumerate(texts[k]) if n % 5], texts[k][::5]) for k in ("good", "bad")}
@@ -140,13 +140,17 @@ def penalties(texts: dict[str, list[str]]) -> dict[str, float]:
     for value in (1e-3, PENALTY, 1e-5):
         module.PENALTY = value
         model = fit_quality(split["good"][0], split["bad"][0])
-        for name, cut in (("whole", None), ("first 30 words", 30)):
-            scores = [
-                model.scores([" ".join(t.split()[:cut]) if cut else t for t in split[k][1]]) for k in ("good", "bad")
-            ]
+        for name, cut in (("whole", False), ("30 words", True)):
+            scores = [model.scores([_middle(t) if cut else t for t in split[k][1]]) for k in ("good", "bad")]
             found[f"{value:g}, {name}"] = round(auc(*scores), 4)
     module.PENALTY = PENALTY
     return found
+
+
+def _middle(text: str) -> str:
+    """30 words from the middle."""
+    words = text.split()
+    return " ".join(words[len(words) // 2 :][:30])
 
 
 def speed(texts: dict[str, list[str]]) -> dict[str, Any]:
