@@ -6,7 +6,8 @@
 
 All in one process and thread, in processor time. Captions are WordNet's 117,659 glosses, concepts its lemmas and then
 the most frequent runs of two to four words of the glosses, up to the number asked for: the first entries of MetaCLIP's
-list are WordNet's too, its others n-grams and titles of Wikipedia. Samples are drawn: a caption each, with the glosses' concepts.
+list are WordNet's too, its others n-grams and titles of Wikipedia. Samples are drawn: a caption each, with the glosses'
+concepts.
 """
 
 from __future__ import annotations
