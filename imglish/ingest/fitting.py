@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from imglish.digests import file_digest, record_halves, record_id
@@ -25,7 +26,7 @@ from imglish.errors import RecipeError
 from imglish.ingest.measures.quality import auc, fit_quality
 from imglish.ingest.measures.scored import encoders_of, fit_content, settings_of
 from imglish.recipe import Recipe
-from imglish.records import unpack_json
+from imglish.records import LANDING, unpack_json
 from imglish.seeds import stream, uniform
 from imglish.stages import Commit, Receipt, Unit
 from imglish.storage import Output, Store, read_rows
@@ -34,6 +35,7 @@ FOLDER = "tables"
 HELD_OUT = 0.1
 """Share of the records that the fit does not see."""
 FITTED = ("quality", "alignment")
+_LIGHT = pa.schema([LANDING.field("record_id"), LANDING.field("bytes"), pa.field("status", pa.string())])
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 
 
@@ -183,30 +185,28 @@ def choose(
 ) -> list[Example]:
     """The records with the smallest draws up to a budget, in the order of their ids, each once."""
     given = list(_given(spec["files"], kind))
-    tables = [store.read_table(path, ["record_id", "bytes", "status"]) for path in spec["landing"]]
-    ids = [table.column("record_id").to_pylist() for table in tables] + [[one.id for one in given]]
-    sizes = [table.column("bytes").to_pylist() for table in tables] + [[len(one.payload) for one in given]]
-    owner = np.repeat(np.arange(len(ids)), [len(mine) for mine in ids])
-    place = np.concatenate([np.arange(len(mine)) for mine in ids]).astype(np.int64)
-    good = [table.column("status").to_pylist() for table in tables] + [["ok"] * len(given)]
-    usable = np.array([word == "ok" for mine in good for word in mine], bool)
-    halves = _split_ids([identity or bytes(16) for mine in ids for identity in mine])
-    size = np.array([value or 0 for mine in sizes for value in mine], np.int64)
-    drawn = stream(seed, "fit").keys(halves[1].byteswap())
-    order = np.lexsort((place, owner, halves[1], halves[0], drawn))
-    order = order[usable[order]]
-    new = np.ones(len(order), bool)
-    new[1:] = (halves[0][order[1:]] != halves[0][order[:-1]]) | (halves[1][order[1:]] != halves[1][order[:-1]])
-    order = order[new]
+    tables = [*(store.read_table(path, _LIGHT.names) for path in spec["landing"]), _light(given)]
+    owner = np.repeat(np.arange(len(tables)), [part.num_rows for part in tables])
+    place = np.concatenate([np.arange(part.num_rows) for part in tables])
+    rows = pa.concat_tables([part.cast(_LIGHT) for part in tables])
+    high, low = record_halves(rows.column("record_id"))
+    size = np.asarray(pc.fill_null(rows.column("bytes"), 0).to_numpy(), np.int64)
+    drawn = stream(seed, "fit").keys(low.byteswap())
+    order = np.lexsort((place, owner, low, high, drawn))
+    order = order[np.asarray(pc.equal(rows.column("status"), "ok"))[order]]
+    ids = np.stack([high[order], low[order]])
+    order = order[np.concatenate([[True], (ids[:, 1:] != ids[:, :-1]).any(axis=0)])[: len(order)]]
     order = order[np.cumsum(size[order] if by_bytes else np.ones(len(order), np.int64)) <= budget]
-    found = [given[n] for n in place[order[owner[order] == len(tables)]].tolist()]
+    found = [given[n] for n in place[order[owner[order] == len(spec["landing"])]].tolist()]
     for number, path in enumerate(spec["landing"]):
         found += _landed(store, path, np.sort(place[order[owner[order] == number]]))
     return sorted(found, key=lambda one: one.id)
 
 
-def _split_ids(ids: Sequence[bytes]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    return record_halves(pa.chunked_array([pa.array(ids, pa.binary())]))
+def _light(given: Sequence[Example]) -> pa.Table:
+    """The columns of landing by which records of folders are chosen."""
+    columns = [[one.id for one in given], [len(one.payload) for one in given], ["ok"] * len(given)]
+    return pa.table([pa.array(values, field.type) for values, field in zip(columns, _LIGHT, strict=True)], _LIGHT)
 
 
 def _landed(store: Store, path: str, places: NDArray[np.int64]) -> Iterable[Example]:

@@ -16,7 +16,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -61,10 +63,20 @@ class Encoders:
     texts: Callable[[Sequence[str]], Features]
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread inside, as many as before after it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def encode(call: Callable[[Sequence[Any]], Features], items: Sequence[Any]) -> Features:
     """Features of all items, float32 [items, n]."""
-    torch.set_num_threads(1)
-    with torch.inference_mode():
+    with one_thread(), torch.inference_mode():
         parts = [call(items[first : first + BATCH]) for first in range(0, len(items), BATCH)]
     return np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
 
@@ -154,8 +166,11 @@ def _efficientnet(state: Path) -> Any:
 
 def _transformer(kind: str, folder: Path) -> Any:
     """A model or tokenizer of transformers from local safetensors; no code of the folder is run."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads and forked workers do not go together
     try:
-        maker = getattr(importlib.import_module("transformers"), kind)
+        library = importlib.import_module("transformers")
+        maker = getattr(library, kind)
+        library.utils.logging.disable_progress_bar()
     except ModuleNotFoundError:
         raise RecipeError("rule alignment needs the package transformers; see docs/scorers.md") from None
     options = {} if kind == "AutoTokenizer" else {"use_safetensors": True}
@@ -220,7 +235,11 @@ def _unit(vectors: Features) -> Features:
 
 def fit_head(encoders: str, images: Features, texts: Features, seed: int) -> Head:
     """The head of matching rows: float32 [n, 1280] and [n, 384], n >= 2; first weights and order are the seed's."""
-    torch.set_num_threads(1)
+    with one_thread():
+        return _fit_head(encoders, images, texts, seed)
+
+
+def _fit_head(encoders: str, images: Features, texts: Features, seed: int) -> Head:
     shifts = [np.stack([rows.mean(0), rows.std(0) + 1e-3]).astype(np.float32) for rows in (images, texts)]
     data = [torch.from_numpy((rows - s[0]) / s[1]) for rows, s in zip((images, texts), shifts, strict=True)]
     maps = [

@@ -9,7 +9,8 @@ scripts written without spaces a word. So "new york" stands in "New York!" and i
 MetaCLIP (Xu et al. 2023, `substr_matching`) minds case and wants blanks; folding both makes more of its entries match.
 
 A dictionary of runs is looked up from every word that begins a phrase, with the lengths that its phrases have: exact,
-no hash of ours, and as fast as an Aho-Corasick automaton (`benchmarks/results/balance-2026-11-26.md`).
+no hash of ours, and no further package: pyahocorasick is 1.6 times as fast on a list of 500,000 as dense as it gets,
+where this takes 38 us a caption (`benchmarks/results/balance-2026-11-26.md`).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from imglish.recipe import Section
 class Alignment(Section):
     """Thresholds of `alignment`."""
 
-    min_score: float = Field(default=0.1, ge=-1, le=1)
+    min_score: float = Field(default=0.0, ge=-1, le=1)
     """Cosine of picture and caption. CLIP: LAION-400M B/32 0.30, LAION-2B B/32 0.28, DataComp B/32 0.25; data-juicer
     0.1. The head that is fitted here has a scale of its own: `imglish fit alignment` prints what true and wrong
     captions get."""
