@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from imglish.digests import record_halves
@@ -71,15 +72,14 @@ def occurrence_rows(store: Store, paths: Sequence[str], unit: int, buckets: int)
     StageError when they do not have the same number of rows.
     """
     rows = store.read_table(paths[0], list(_DECIDED))
-    annotated = store.read_table(paths[1], ["language", "bytes"])
-    others = [annotated, *(store.read_table(path) for path in paths[2:])]
-    for path, other in zip(paths[1:], others, strict=True):
+    for path, wanted in [(paths[1], ("language", "bytes")), *((path, CONCEPTS.names) for path in paths[2:])]:
+        other = _columns(store, path, wanted)
         if other.num_rows != rows.num_rows:
             raise StageError(
                 f"{path} has {other.num_rows} rows and {paths[0]} {rows.num_rows}; remove both, build again"
             )
         for name in other.column_names:
-            rows = rows.append_column(name, other.column(name)) if name in ROWS.names else rows
+            rows = rows.append_column(name, other.column(name))
     rows = rows.append_column("place", pa.array(np.arange(rows.num_rows), pa.int32()))
     rows = rows.filter(pc.not_equal(rows.column("verdict"), "drop"))
     found = {name: rows.column(name) for name in ROWS.names if name in rows.column_names}
@@ -89,6 +89,13 @@ def occurrence_rows(store: Store, paths: Sequence[str], unit: int, buckets: int)
     found["bucket"] = pa.array(record_halves(rows.column("sample_id"))[0] % np.uint64(buckets), pa.int32())
     nothing = {field.name: pa.nulls(rows.num_rows, field.type) for field in CONCEPTS}
     return pa.table([(nothing | found)[field.name].cast(field.type) for field in ROWS], schema=ROWS)
+
+
+def _columns(store: Store, path: str, wanted: Sequence[str]) -> pa.Table:
+    """Those of the columns that a file has."""
+    with store.open(path) as file:
+        parquet = pq.ParquetFile(file)
+        return parquet.read(columns=[name for name in wanted if name in parquet.schema_arrow.names])
 
 
 def _remaining(rows: pa.Table) -> dict[str, pa.Array]:
