@@ -21,7 +21,7 @@ from imglish.ingest.measures.quality import QualityModel, auc, fit_quality, vect
 from imglish.ingest.measures.registry import check_measures, make_measure
 from imglish.ingest.rules import active_rules
 from imglish.pipeline import Pipeline
-from imglish.recipe import Recipe, make_recipe
+from imglish.recipe import Recipe, load_recipe, make_recipe
 from imglish.records import LANDING, pack_json, table
 from imglish.sample import InlineEngine
 from imglish.seeds import stream
@@ -295,6 +295,7 @@ def test_a_pair_goes_when_no_caption_fits() -> None:
 def write_clip(folder: Path) -> Any:
     """A tiny CLIP with random weights, as transformers saves one."""
     import transformers
+
     letters = [chr(33 + n) for n in range(94)]
     words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
     folder.mkdir()
@@ -339,3 +340,33 @@ def test_clip_from_a_local_folder_scores_as_transformers_own_model(tmp_path: Pat
     assert found[0][0] == pytest.approx(expected, abs=2e-4)
     alone = json.loads(measure.call(rows[5:6]).column("alignment_scores")[0].as_py())
     assert np.allclose(alone, found[5], atol=1e-4) and len(rows) * 2 == BATCH
+
+
+def test_the_command_says_how_well_a_scorer_tells_apart_and_a_plan_needs_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from contextlib import nullcontext
+
+    from typer.testing import CliRunner
+
+    from imglish.cli.options import app
+    from imglish.plan import Terms, plan
+
+    write_texts(tmp_path)
+    lines = ['name = "x"', "[[source]]", 'name = "prose"', 'format = "text"', 'kind = "text"', 'path = "prose"']
+    lines += [
+        "[decide]",
+        'rules = ["payload", "quality"]',
+        "[decide.measure.quality]",
+        'good = ["good"]',
+        'bad = ["bad"]',
+    ]
+    file = tmp_path / "recipe.toml"
+    file.write_text("\n".join(lines))
+    assert plan(load_recipe(file), Terms(workers=1)).stages
+    monkeypatch.setattr("imglish.cli.building.open_engine", lambda recipe: nullcontext(InlineEngine()))
+    result = CliRunner().invoke(app, ["fit", "quality", str(file)])
+    assert result.exit_code == 0, result.output
+    assert "ROC AUC 1.000" in result.output and "drops 5 % of the good ones" in result.output
+    refused = CliRunner().invoke(app, ["fit", "alignment", str(file)])
+    assert isinstance(refused.exception, RecipeError) and "name sources or folders in `pairs`" in str(refused.exception)
