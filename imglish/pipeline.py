@@ -27,7 +27,7 @@ from imglish.ingest.land import land, landing_files
 from imglish.ingest.match.stage import match
 from imglish.ingest.measures.base import Measure
 from imglish.ingest.measures.registry import check_measures, make_measure, needed_names
-from imglish.ingest.measures.scored import fit_content, fitted
+from imglish.ingest.measures.scored import fit_content, fitted, hold_weights
 from imglish.ingest.measures.stage import MeasureTask, measure_units
 from imglish.ingest.rules import active_rules
 from imglish.ingest.tally import TallyTask, Verdicts, rule_errors, tally_units, verdicts, wipe_outs
@@ -222,19 +222,7 @@ class Pipeline:
     def _hold_weights(self, measures: Sequence[Measure]) -> None:
         """Write the digests of scorers' weights to the lock; LockError for one that has changed since."""
         lock = read_lock(self.store)
-        known = dict(lock)
-        for measure in measures:
-            digest = measure.params.get("weights")
-            key = f"{measure.name}-{json_digest(self.recipe.decide.measure.get(measure.name, {}))[:16]}"
-            if digest is None or (measure.name in FITTED and fitted(measure.name, self.recipe)):
-                continue  # what was fitted here has an entry of its own
-            held = known.setdefault(key, {"digest": digest, "path": key})["digest"]
-            if held != digest:
-                raise LockError(
-                    f"{LOCK}: the weights of measure {measure.name} are locked as {held[:12]}, those here have "
-                    f"{digest[:12]}; bring the old ones back, or accept these with "
-                    f"decide.measure.{measure.name}.sha256={digest}"
-                )
+        known = hold_weights(measures, self.recipe, lock)
         if known != lock and not isinstance(self.engine, NoEngine):
             write_lock(self.store, known)
 

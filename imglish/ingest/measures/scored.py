@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,6 +110,27 @@ def fitted_bytes(name: str, recipe: Recipe) -> bytes:
             f"since they were fitted; bring the file back, or remove it and run 'imglish fit {name}'"
         )
     return data
+
+
+def hold_weights(measures: Sequence[Measure], recipe: Recipe, lock: Mapping[str, Any]) -> dict[str, Any]:
+    """The lock with the digests of weights that are given; LockError for one that has changed since.
+
+    A scorer that is fitted here has an entry of its own.
+    """
+    known = dict(lock)
+    for measure in measures:
+        digest = measure.params.get("weights")
+        if digest is None or (measure.name in SCORED and fitted(measure.name, recipe)):
+            continue
+        key = f"{measure.name}-{json_digest(recipe.decide.measure.get(measure.name, {}))[:16]}"
+        held = known.setdefault(key, {"digest": digest, "path": key})["digest"]
+        if held != digest:
+            raise LockError(
+                f"{LOCK}: the weights of measure {measure.name} are locked as {held[:12]}, those here have "
+                f"{digest[:12]}; bring the old ones back, or accept these with "
+                f"decide.measure.{measure.name}.sha256={digest}"
+            )
+    return known
 
 
 def _digest(data: bytes) -> str:
