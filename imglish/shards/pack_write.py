@@ -112,11 +112,14 @@ class _Content:
         self.counts["document_ids"] = int(self.texts.lengths.sum())
         self._check()
 
-    def repeats(self, by_source: Mapping[str, int]) -> dict[tuple[Kind, str], int]:
-        """Index rows of every pair and image that has more than one: the largest factor of its occurrences' sources."""
+    def repeats(self, factors: Mapping[str, int]) -> dict[tuple[Kind, str], int]:
+        """Index rows of every pair and image that has more than one: the largest factor of its kind and its
+        occurrences' sources and languages (`PackConfig.repeat`)."""
         found: dict[tuple[Kind, str], int] = {}
         for (kind, record_id), members in self._members.items():
-            factor = max(by_source.get(member["source"], 1) for member in members)
+            names = {f"kind={kind}", *(member["source"] for member in members)}
+            names |= {f"language={member['language']}" for member in members}
+            factor = max(factors.get(name, 1) for name in names)
             if factor > 1:
                 found[cast(Kind, kind), record_id.hex()] = factor
         return found
