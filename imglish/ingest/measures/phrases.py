@@ -25,7 +25,7 @@ from functools import cache
 from pathlib import Path
 
 from imglish.errors import RecipeError
-from imglish.ingest.match.shingles import UNSPACED
+from imglish.ingest.match.words import UNSPACED
 from imglish.ingest.measures.marks import PUNCTUATION, characters_of
 
 VERSION = 1

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from scipy.special import expit
 
 from imglish.digests import canonical_json
 from imglish.errors import ModelError
-from imglish.ingest.match.shingles import hash_words
+from imglish.ingest.match.words import U64, read_words
 from imglish.ingest.measures.phrases import words_of
 from imglish.seeds import mix
 
@@ -46,15 +47,16 @@ Floats = NDArray[np.float64]
 
 def vectors(texts: Sequence[str]) -> csr_array:
     """Float64 [texts, 2^BITS] of length 1, or 0 for a text without a word."""
-    found = [_numbers(text) for text in texts]
+    words = read_words([" ".join(words_of(text)[:MOST_WORDS]) for text in texts])
+    found = [_numbers(words.hashes[low:high]) for low, high in pairwise(words.starts.tolist())]
     sizes = np.array([len(mine) for mine in found], np.int64)
     values = np.repeat(1 / np.sqrt(np.maximum(sizes, 1)), sizes)
     ends = np.concatenate([[0], np.cumsum(sizes)])
     return csr_array((values, np.concatenate([np.zeros(0, np.int64), *found]), ends), shape=(len(texts), 1 << BITS))
 
 
-def _numbers(text: str) -> NDArray[np.int64]:
-    words = mix(hash_words(words_of(text)[:MOST_WORDS])) if text else np.zeros(0, np.uint64)
+def _numbers(hashes: U64) -> NDArray[np.int64]:
+    words = mix(hashes) if len(hashes) else hashes
     pairs = mix(words[:-1] * _ODD + words[1:]) if len(words) > 1 else words[:0]
     return np.unique((np.concatenate([words, pairs]) >> np.uint64(64 - BITS)).astype(np.int64))
 
