@@ -40,7 +40,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     write_sources(root / "sources")
     plant_faults(root / "sources")
     (root / "concepts.txt").write_text("bridge\nold bridge\nboats\n")
-    balance = {"concepts": {"path": str(root / "concepts.txt"), "cap": 30}, "cap": [{"kind": "*", "samples": 32}]}
+    balance = {"concepts": {"path": str(root / "concepts.txt"), "cap": 4}, "cap": [{"kind": "*", "samples": 32}]}
     recipe = small_recipe(root / "sources", root / "work", balance=balance)
     recipe = on_engine(recipe, workers=2, memory="2GB")
     with open_engine(recipe) as engine:
