@@ -169,7 +169,8 @@ class RunConfig(Section):
     address: Annotated[str | None, RUN] = None
     """Cluster to use instead of this machine: tcp://HOST:8786 of Dask; spark://HOST:7077, yarn or k8s:// of Spark."""
     landing: Annotated[Literal["zstd", "none"], RUN] = "zstd"
-    """How the texts of landing are compressed. "none" lands in two thirds of the time and takes 2.7 times the disk."""
+    """How the texts of landing are compressed. "none" saves a third of the work by the sum of its parts
+    (docs/logbook.md) and takes 2.7 times the disk."""
     scratch: Annotated[str | None, RUN] = None
     """Folder of a local disk for what shuffles spill, emptied at the end; scratch/ in `work`, or a temporary one when
     `work` is elsewhere."""
