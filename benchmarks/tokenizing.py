@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import sentencepiece
 import torch
+from threadpoolctl import threadpool_limits
 
 from imglish.engines.dask import DaskEngine
 from imglish.lock import read_lock
@@ -261,7 +262,11 @@ def _equal_fitted(tokenizers: dict[str, Vqkd], rendered: Sequence[Any]) -> float
 
 
 def _kmeans(work: Path, rounds: int) -> dict[str, Any]:
-    torch.set_num_threads(1)
+    with threadpool_limits(1):  # as engines' workers have it
+        return _kmeans_on_one_thread(work, rounds)
+
+
+def _kmeans_on_one_thread(work: Path, rounds: int) -> dict[str, Any]:
     jpegs = _jpegs(work)[:128]
     book = _codebook(work)
     boxes = [_whole(jpeg) for jpeg in jpegs]

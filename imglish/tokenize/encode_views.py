@@ -3,8 +3,9 @@
     encoder = ViewEncoder(tokenizer, stored, views, seed=0, batch=32)
     for rows in encoder.run(batches): ...         IMAGES rows, batch by batch
 
-The next batch is decoded and rendered by a thread while the tokenizer works on this one, so an accelerator does not
-wait for JPEGs; on CPUs both share the cores. Batches have one shape, and a slot belongs to an image for good.
+With an accelerator the next batch is decoded and rendered by a thread while the tokenizer works on this one, so that it
+does not wait for JPEGs. On CPUs they take turns: the tokenizer's threads fill the cores, and would wait for the one
+that decoding pushes aside. Batches have one shape, and a slot belongs to an image for good.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from imglish.recipe import StoredConfig, ViewConfig
 from imglish.shards.images import StoredImage, decode_jpeg
 from imglish.shards.views import Views, draw_views, render
 from imglish.tokenize.rows import stored_image
-from imglish.tokenize.visual import VisualTokenizer
+from imglish.tokenize.visual import VisualTokenizer, device_name
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -51,6 +52,9 @@ class ViewEncoder:
     def run(self, batches: Iterable[Rows]) -> Iterator[list[dict[str, Any]]]:
         """IMAGES rows of the rows of each batch, which have record_id, payload and image (the number that gives the
         slot)."""
+        if device_name(self.tokenizer) is None:
+            yield from (self._coded(self._rendered(rows)) for rows in batches)
+            return
         waiting = iter(batches)
 
         def following() -> _Rendered | None:

