@@ -53,8 +53,8 @@ def _measured(trainer: Trainer, place: Place, steps: int) -> Iterator[str]:
         work()
 
     batches = [next(trainer.loader)]
-    threads = torch.get_num_threads()
-    yield f"{trainer.facts['environment']['device_name']}, {place.world_size} ranks, {threads} threads, {config.precision}"
+    told = trainer.facts["environment"]
+    yield f"{told['device_name']}, {place.world_size} ranks, {told['threads']} threads each, {config.precision}"
     for name, call in (("reader only", read), ("step only", work), ("end to end", both)):
         seconds = _timed(call, steps, place)
         line = f"{name:<12} {1e3 * seconds:9.1f} ms a step {samples / seconds:10.1f} samples/s"
@@ -65,6 +65,13 @@ def _measured(trainer: Trainer, place: Place, steps: int) -> Iterator[str]:
         if call is not read and trainer.peak is not None:
             line += f"  MFU {utilisation(results[-1].operations, seconds, trainer.peak, place.world_size):.1%}"
         yield line
+
+
+def _work(result: StepResult, seconds: float, trainer: Trainer) -> str:
+    line = f"{result.tokens / seconds:10.0f} tokens/s {result.operations / seconds / 1e9:9.1f} Gop/s"
+    if trainer.peak is None:
+        return line
+    return f"{line}  MFU {utilisation(result.operations, seconds, trainer.peak, trainer.place.world_size):.1%}"
 
 
 def _timed(call: Callable[[], None], steps: int, place: Place) -> float:

@@ -60,8 +60,8 @@ def card(facts: Mapping[str, Any], step: int, average: bool) -> str:
         if name.endswith(".licence")
     ]
     scores = [
-        f"| {name} | {score['positions']:,} | {score['cross_entropy_nats']:.3f} | {score['unigram_entropy_nats']:.3f} | "
-        f"{score['accuracy']:.1%} |"
+        f"| {name} | {score['positions']:,} | {score['cross_entropy_nats']:.3f} | "
+        f"{score['unigram_entropy_nats']:.3f} | {score['accuracy']:.1%} |"
         for name, score in ((result or {}).get("evaluation") or {}).items()
     ]
     return _CARD.format(
@@ -89,8 +89,8 @@ library_name: imglish
 tags: [beit3, multiway-transformer]
 ---
 
-A Multiway Transformer (BEiT-3) in the {layout} layout: {layers} layers of width {width}, pretrained with Imglish by masked
-data modelling. Step {step} of {steps}{average}; a batch of {batch}; seed {seed}.
+A Multiway Transformer (BEiT-3) in the {layout} layout: {layers} layers of width {width}, pretrained with Imglish by
+masked data modelling. Step {step} of {steps}{average}; a batch of {batch}; seed {seed}.
 
 ```python
 from imglish.model import MultiwayTransformer
