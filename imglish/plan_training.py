@@ -13,7 +13,7 @@ from pathlib import Path
 from imglish.errors import ManifestError, RecipeError
 from imglish.model import ModelConfig
 from imglish.model.config import make_config
-from imglish.recipe import Recipe, TrainConfig
+from imglish.recipe import CodebookConfig, Recipe, TrainConfig, VqkdConfig
 from imglish.recipe_base import format_size
 from imglish.shards.forecast import KindForecast, forecast
 from imglish.shards.loader import corpus_order
@@ -57,11 +57,11 @@ def _model(recipe: Recipe, corpus: Corpus | None) -> ModelConfig:
         text, codes = corpus.manifest.tokenizers.text, corpus.manifest.tokenizers.visual
         known = {"vocabulary": text.vocabulary, "mask_id": text.mask_id, "codes": codes.codes}
         return make_config(train.model.preset, **fields, **known, image_size=codes.grid[0] * preset.patch)
-    patch = getattr(visual, "patch", None) or visual.train.patch
+    grid = preset.grid
+    if isinstance(visual, (CodebookConfig, VqkdConfig)):
+        grid = visual.size // (visual.patch if isinstance(visual, CodebookConfig) else visual.train.patch)
     vocabulary = recipe.tokenize.text.vocabulary + 2
-    return make_config(
-        train.model.preset, **fields, vocabulary=vocabulary, image_size=visual.size // patch * preset.patch
-    )
+    return make_config(train.model.preset, **fields, vocabulary=vocabulary, image_size=grid * preset.patch)
 
 
 def _budget(train: TrainConfig, model: ModelConfig, terms: Terms) -> Iterator[str]:

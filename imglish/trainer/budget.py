@@ -19,6 +19,7 @@ import torch
 from imglish.model import ModelConfig, MultiwayTransformer
 from imglish.model.operations import Work, step_operations
 from imglish.recipe import TrainConfig
+from imglish.records import Kind
 from imglish.shards.format import BLOCK_IDS
 from imglish.trainer.mfu import DEVICES, utilisation
 
@@ -63,7 +64,7 @@ def planned_work(config: TrainConfig, model: ModelConfig, devices: int = 1, bloc
     length = min(block, config.text_length)
     texts = counts.get("text", 0) * (block // length)
     image = 1 + model.patches
-    rows = {"image": [image] * counts.get("image", 0), "text": [length] * texts}
+    rows: dict[Kind, list[int]] = {"image": [image] * counts.get("image", 0), "text": [length] * texts}
     rows["pair"] = [image + config.caption_length] * counts.get("pair", 0)
     pictures = len(rows["image"]) + len(rows["pair"])
     words = round(config.masks.text * length) * texts

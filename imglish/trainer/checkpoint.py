@@ -38,6 +38,8 @@ from imglish.digests import canonical_json, file_digest
 from imglish.errors import TrainError
 from imglish.trainer.parallel import Place
 
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is what we mean
+
 KEPT = 2
 """Newest checkpoints that stay; the one before the newest is the way back when a disk damages that."""
 
@@ -78,14 +80,13 @@ class Checkpoints:
                 temporary.mkdir(parents=True)
             self.place.wait()
             group = {"process_group": self.place.patient, "no_dist": self.place.world_size == 1}
-            with _hushed():
-                if not self.asynchronous:
-                    save_tensors(tensors, checkpoint_id=temporary, **group)
-                    self._seal(temporary, step, facts)
-                    return
-                if self.place.device.type == "cpu":  # of tensors elsewhere torch takes the copy
-                    tensors = tree_map_only(Tensor, lambda each: each.detach().clone(), tensors)
-                writing = async_save(tensors, checkpoint_id=temporary, **group)
+            if not self.asynchronous:
+                save_tensors(tensors, checkpoint_id=temporary, **group)
+                self._seal(temporary, step, facts)
+                return
+            if self.place.device.type == "cpu":  # of tensors elsewhere torch takes the copy
+                tensors = tree_map_only(Tensor, lambda each: each.detach().clone(), tensors)
+            writing = async_save(tensors, checkpoint_id=temporary, **group)
         self._pending = self._pool.submit(self._seal_when, writing, temporary, step, facts)
 
     def finish(self) -> None:
@@ -171,9 +172,8 @@ def load(checkpoint: Checkpoint, tensors: dict[str, Any], place: Place = _ALONE)
     """Fill `tensors` (nested, of the shapes that were saved) in place, however they are cut here and were when they
     were saved; every rank must call it. TrainError when shapes or names differ."""
     try:
-        with _hushed():
-            group = {"process_group": place.patient, "no_dist": place.world_size == 1}
-            load_tensors(tensors, checkpoint_id=checkpoint.path, **group)
+        group = {"process_group": place.patient, "no_dist": place.world_size == 1}
+        load_tensors(tensors, checkpoint_id=checkpoint.path, **group)
     except (CheckpointException, RuntimeError, ValueError) as error:
         raise TrainError(f"checkpoint {checkpoint.path} does not fit the model: {error}") from error
 
@@ -189,15 +189,6 @@ def _told(target: Path) -> Iterator[None]:
             f"cannot write checkpoint {target}: {reason or error}; free space and start the run again, it "
             "goes on from the checkpoint before"
         ) from error
-
-
-@contextmanager
-def _hushed() -> Iterator[None]:
-    """Hush torch's remarks that there is no process group (one process is what we mean), and on its own internals."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
-        yield
 
 
 def _sync(*paths: Path) -> None:

@@ -13,8 +13,8 @@ than they are, so evaluate tens of thousands.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -88,6 +88,18 @@ def evaluate(
         raise TrainError("the validation split has nothing to evaluate; raise decide.validation_share")
     summaries = {name: _summary(scores_of) for name, scores_of in found.items()}
     return dict(sorted(summaries.items(), key=lambda item: ("/" in item[0], item[0])))
+
+
+def with_other_images(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The same batches, but each pair with the picture of the pair before it; those of a single pair are left out.
+
+    A model that uses pictures predicts captions worse from these: compare "pair/words" of the two evaluations.
+    """
+    for batch in batches:
+        pairs = batch.kinds.get("pair")
+        if pairs is not None and pairs.images is not None and len(pairs.images) > 1:
+            other = replace(pairs, images=np.roll(pairs.images, 1, axis=0))
+            yield replace(batch, kinds={**batch.kinds, "pair": other})
 
 
 def _summary(scores: list[Score]) -> TargetScore:

@@ -9,14 +9,13 @@ of ranks. What is written is read by `MultiwayTransformer.from_pretrained`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import TypeAdapter
 
-from imglish.digests import flatten
 from imglish.errors import TrainError
 from imglish.model import ModelConfig, MultiwayTransformer, save_released
 from imglish.trainer import checkpoint
@@ -54,11 +53,7 @@ def card(facts: Mapping[str, Any], step: int, average: bool) -> str:
     """The model card of a run, from its `run.json`."""
     identity, train, corpus = facts["identity"], facts["train"], facts["corpus"]
     model, result = identity["model"], facts["result"]
-    sources = [
-        f"| {name.removesuffix('.licence')} | {licence or 'not stated'} |"
-        for name, licence in sorted(flatten(corpus["sources"]).items())
-        if name.endswith(".licence")
-    ]
+    sources = [f"| {name} | {licence} |" for name, licence in _licences(corpus["sources"])]
     scores = [
         f"| {name} | {score['positions']:,} | {score['cross_entropy_nats']:.3f} | "
         f"{score['unigram_entropy_nats']:.3f} | {score['accuracy']:.1%} |"
@@ -82,6 +77,15 @@ def card(facts: Mapping[str, Any], step: int, average: bool) -> str:
         sources="\n".join(sources) or "| (none named) | |",
         scores="\n".join(scores) or "| (not evaluated) | | | | |",
     )
+
+
+def _licences(sources: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Names and licences of sources; those of a merged corpus are by part."""
+    for name, facts in sorted(sources.items()):
+        if any(isinstance(value, Mapping) for value in facts.values()):
+            yield from _licences(facts, f"{prefix}{name}/")
+        else:
+            yield prefix + name, facts.get("licence") or "not stated"
 
 
 _CARD = """---

@@ -127,7 +127,7 @@ class Trainer:
         self.step = 0
         self.starts: list[int] = []
         self.not_finite: list[int] = []
-        self.last: dict[str, Any] = {}
+        self.loss: float | None = None
         self.log: MetricsLog | None = None
 
     def start(self, resume: Literal["auto", "never"]) -> None:
@@ -193,17 +193,19 @@ class Trainer:
         given = (self.model.config, self.config, self.place, self.seed, self.step, votes)
         result = train_step(self.objective, self.optimizer, parts, *given)
         self.step += 1
-        if not result.finite:
+        if result.finite:
+            self.loss = result.record["loss_nats"]
+            if self.config.ema:
+                update_average(self.average, self.model, self.config.ema)
+        else:
             self._note_not_finite(batch, result)
-        elif self.config.ema:
-            update_average(self.average, self.model, self.config.ema)
         seconds = time.perf_counter() - started
         head = {"step": self.step, "position": batch.position, "batch_digest": batch.digest}
-        self.last = head | result.record | ({} if result.finite else {"skipped": "not finite"})
-        self.last |= self._measures(result, seconds, waited)
+        record = head | result.record | ({} if result.finite else {"skipped": "not finite"})
+        record |= self._measures(result, seconds, waited)
         if self._due(self.config.evaluate_every):
-            self.last |= self._validation(self.evaluate())
-        self._tell(self.last, progress)
+            record |= self._validation(self.evaluate())
+        self._tell(record, progress)
         if self._due(self.config.picture_every):
             self._draw()
         return bool(result.votes[0]), bool(result.votes[1])
@@ -251,7 +253,11 @@ class Trainer:
 
     def _save(self) -> None:
         facts = {"identity": self.identity, "starts": self.starts, "not_finite": self.not_finite}
-        facts |= {"passed_over": self._passed_over(self.step), "last": self.last, "loader": self.loader.state_dict()}
+        facts |= {
+            "passed_over": self._passed_over(self.step),
+            "loss_nats": self.loss,
+            "loader": self.loader.state_dict(),
+        }
         self.checkpoints.save(self.step, self._tensors(), facts)
 
     def _passed_over(self, step: int) -> list[int]:
@@ -279,7 +285,7 @@ class Trainer:
         check_identity({**self.identity, "steps_to_skip": self._passed_over(found.step)}, there, found.path)
         checkpoint.load(found, self._tensors(), self.place)
         self.loader.load_state_dict(found.facts["loader"])
-        self.step, self.starts, self.last = found.step, list(found.facts["starts"]), dict(found.facts["last"])
+        self.step, self.starts, self.loss = found.step, list(found.facts["starts"]), found.facts["loss_nats"]
         self.not_finite = list(found.facts["not_finite"])
 
     def evaluate(self) -> Evaluation | None:
@@ -320,7 +326,7 @@ class Trainer:
             status=self._status(),
             step=self.step,
             seconds=seconds,
-            loss_nats=self.last["loss_nats"],
+            loss_nats=self.loss,
             evaluation=self.evaluate(),
             checkpoint=self.checkpoints.folder / f"step-{self.step:08d}",
             metrics=self.out_dir / "metrics.jsonl",

@@ -148,7 +148,7 @@ def spread(objective: Objective, config: TrainConfig, place: Place) -> nn.Module
         return objective
     # Looking for unused parameters also keeps torch from cutting its buckets anew after the first step, which on CPUs
     # would add gradients of more than two ranks in another order after a resume.
-    look = place.device.type == "cpu" or not _every_kind(config)
+    look = (place.device.type == "cpu" and place.world_size > 2) or not _every_kind(config)
     return DistributedDataParallel(objective, find_unused_parameters=look, gradient_as_bucket_view=True)
 
 

@@ -41,8 +41,8 @@ class RunResult:
     """Optimizer steps done."""
     seconds: float
     """Of this start, training only."""
-    loss_nats: float
-    """Of the last step."""
+    loss_nats: float | None
+    """Of the last step that changed the model; None when there was none."""
     evaluation: Evaluation | None
     checkpoint: Path
     metrics: Path
@@ -100,7 +100,12 @@ def run_facts(
     manifest_path: str, manifest: Manifest, config: TrainConfig, identity: Mapping[str, Any], place: Place
 ) -> dict[str, Any]:
     """What `run.json` says of a run from its start."""
-    corpus = {"name": manifest.name, "version": manifest.version, "digest": manifest.digest, "manifest": manifest_path}
+    corpus: dict[str, Any] = {
+        "name": manifest.name,
+        "version": manifest.version,
+        "digest": manifest.digest,
+        "manifest": manifest_path,
+    }
     corpus |= {"counts": dict(manifest.counts["train"]), "sources": dict(manifest.sources)}
     train = config.model_dump(mode="json")
     return {
