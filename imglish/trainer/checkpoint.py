@@ -112,6 +112,8 @@ class Checkpoints:
         shutil.rmtree(target, ignore_errors=True)
         temporary.rename(target)
         _sync(self.folder)
+        for stale in self.folder.glob(".tmp-step-*"):  # of a run that was killed while it wrote
+            shutil.rmtree(stale, ignore_errors=True)
         for old in sorted(self.folder.glob("step-*"))[:-KEPT]:
             if not self.keep_every or int(old.name.removeprefix("step-")) % self.keep_every:
                 shutil.rmtree(old)
