@@ -118,7 +118,7 @@ def _told(error: Exception, place: Place) -> ImglishError | None:
     lost = isinstance(error, distributed.DistError) or any(word in str(error) for word in ("gloo", "NCCL", "Socket"))
     if not lost:
         return None
-    reason = str(error).strip().splitlines()[0]
+    reason = str(error).strip().splitlines()[0].partition(". This is typically")[0]
     return TrainError(
         f"rank {place.rank} of {place.world_size} lost another rank ({reason}); see what that one said, and start the "
         "same command again: it goes on from the newest checkpoint"
