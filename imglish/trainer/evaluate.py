@@ -90,6 +90,15 @@ def evaluate(
     return dict(sorted(summaries.items(), key=lambda item: ("/" in item[0], item[0])))
 
 
+def validation_record(evaluation: Evaluation | None) -> dict[str, float]:
+    """The numbers of an evaluation for the record of a step."""
+    found: dict[str, float] = {}
+    for name, score in (evaluation or {}).items():
+        found[f"validation/loss_nats/{name}"] = score.cross_entropy_nats
+        found[f"validation/accuracy/{name}"] = score.accuracy
+    return found
+
+
 def with_other_images(batches: Iterable[Batch]) -> Iterator[Batch]:
     """The same batches, but each pair with the picture of the pair before it; those of a single pair are left out.
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 import os
-import resource
 import time
 from collections.abc import Mapping
 from contextlib import closing
@@ -41,9 +40,9 @@ from imglish.storage import Store
 from imglish.trainer import checkpoint
 from imglish.trainer.batches import split
 from imglish.trainer.console import Progress
-from imglish.trainer.evaluate import Evaluation, evaluate
+from imglish.trainer.evaluate import Evaluation, evaluate, validation_record
 from imglish.trainer.losses import Objective
-from imglish.trainer.metrics import MetricsLog, Profiler
+from imglish.trainer.metrics import MetricsLog, Profiler, peak_memory
 from imglish.trainer.mfu import peak_of, utilisation
 from imglish.trainer.optimizer import build_optimizer, update_average
 from imglish.trainer.parallel import Place, open_place, spread
@@ -204,7 +203,7 @@ class Trainer:
         record = head | result.record | ({} if result.finite else {"skipped": "not finite"})
         record |= self._measures(result, seconds, waited)
         if self._due(self.config.evaluate_every):
-            record |= self._validation(self.evaluate())
+            record |= validation_record(self.evaluate())
         self._tell(record, progress)
         if self._due(self.config.picture_every):
             self._draw()
@@ -217,7 +216,7 @@ class Trainer:
         found: dict[str, float] = {f"epochs/{kind}": seen[kind] / one.count for kind, one in order.kinds.items()}
         found |= {"tokens": result.tokens, "seconds": seconds, "data_wait_seconds": waited}
         found |= {"samples_per_second": sum(counts.values()) / seconds, "tokens_per_second": result.tokens / seconds}
-        found |= {"data_wait_share": waited / seconds, "peak_memory_bytes": _peak_memory(self.place.device)}
+        found |= {"data_wait_share": waited / seconds, "peak_memory_bytes": peak_memory(self.place.device)}
         if self.peak is not None:
             found["mfu"] = utilisation(result.operations, seconds, self.peak, self.place.world_size)
         return found
@@ -298,13 +297,6 @@ class Trainer:
         batches = validation_batches(corpus, batch=wanted, seed=self.seed, limit=limit, **self.rendering)
         return evaluate(self.objective, batches, self.config.text_length, self.place.device, self.config.precision)
 
-    def _validation(self, evaluation: Evaluation | None) -> dict[str, float]:
-        found: dict[str, float] = {}
-        for name, score in (evaluation or {}).items():
-            found[f"validation/loss_nats/{name}"] = score.cross_entropy_nats
-            found[f"validation/accuracy/{name}"] = score.accuracy
-        return found
-
     def _draw(self) -> None:
         """A validation pair as the model sees and fills it; every rank takes part, the leader writes."""
         corpus = open_corpus(self.manifest, split="validation")
@@ -334,13 +326,6 @@ class Trainer:
         if self.place.leads:
             write_run(self.out_dir, self.facts, self.starts, result)
         return result
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Most bytes so far: of the device, or of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _cores() -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import resource
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,13 @@ class Profiler:
             running.stop()
             self.path.parent.mkdir(parents=True, exist_ok=True)
             running.export_chrome_trace(str(self.path))
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes so far: of the device, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
