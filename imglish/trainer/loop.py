@@ -311,7 +311,7 @@ class Trainer:
     def _status(self) -> Status:
         if self.step == self.config.steps:
             return "finished"
-        return "stopped" if self.step == self._end() else "out of time"
+        return "stopped" if self.step >= self._end() else "out of time"
 
     def _finish(self, seconds: float) -> RunResult:
         result = RunResult(

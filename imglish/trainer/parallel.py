@@ -105,9 +105,11 @@ def open_place(config: TrainConfig) -> Iterator[Place]:
         yield place
     except (ImglishError, RuntimeError) as error:
         told = _told(error, place)
-        if told is None or place.speaks_first():
-            raise told or error from error
-        sys.exit(told.exit_code)
+        if told is not None and not place.speaks_first():
+            sys.exit(told.exit_code)
+        if told is None or told is error:
+            raise
+        raise told from error
     distributed.destroy_process_group()
 
 
