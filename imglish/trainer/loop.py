@@ -45,7 +45,7 @@ from imglish.trainer.losses import Objective
 from imglish.trainer.metrics import MetricsLog, Profiler, peak_memory
 from imglish.trainer.mfu import peak_of, utilisation
 from imglish.trainer.optimizer import build_optimizer, update_average
-from imglish.trainer.parallel import Place, open_place, spread
+from imglish.trainer.parallel import Place, gather_no_more, open_place, spread
 from imglish.trainer.picture import Picture
 from imglish.trainer.run import (
     RunResult,
@@ -251,12 +251,8 @@ class Trainer:
         return tensors | ({"average": self.average} if self.average else {})
 
     def _save(self) -> None:
-        facts = {"identity": self.identity, "starts": self.starts, "not_finite": self.not_finite}
-        facts |= {
-            "passed_over": self._passed_over(self.step),
-            "loss_nats": self.loss,
-            "loader": self.loader.state_dict(),
-        }
+        facts: dict[str, Any] = {"identity": self.identity, "loader": self.loader.state_dict(), "starts": self.starts}
+        facts |= {"not_finite": self.not_finite, "passed_over": self._passed_over(self.step), "loss_nats": self.loss}
         self.checkpoints.save(self.step, self._tensors(), facts)
 
     def _passed_over(self, step: int) -> list[int]:
@@ -295,7 +291,10 @@ class Trainer:
             return None
         limit = self.config.evaluate_samples
         batches = validation_batches(corpus, batch=wanted, seed=self.seed, limit=limit, **self.rendering)
-        return evaluate(self.objective, batches, self.config.text_length, self.place.device, self.config.precision)
+        told = self.config.text_length, self.place.device, self.config.precision
+        found = evaluate(self.objective, batches, *told)
+        gather_no_more(self.objective)
+        return found
 
     def _draw(self) -> None:
         """A validation pair as the model sees and fills it; every rank takes part, the leader writes."""
@@ -304,6 +303,7 @@ class Trainer:
             return
         batch = next(validation_batches(corpus, batch={"pair": 1}, seed=self.seed, limit=1, **self.rendering))
         picture = Picture.of(self.objective, batch["pair"], self.config, self.place.device)
+        gather_no_more(self.objective)
         if self.place.leads and self.log is not None:
             pixels = picture.save(self.out_dir / "pictures" / f"step-{self.step:08d}.png", corpus, self.manifest)
             self.log.picture(pixels, self.step)

@@ -162,6 +162,13 @@ def synchronise(objective: nn.Module, now: bool) -> None:
         objective.require_backward_grad_sync = now
 
 
+def gather_no_more(objective: nn.Module) -> None:
+    """Cut parameters again after a forward pass without a backward one, which leaves those outside of layers whole: the
+    optimizer and checkpoints know the cut ones only."""
+    if isinstance(objective, FSDPModule):
+        objective.reshard()
+
+
 def gradient_norm(parameters: list[nn.Parameter]) -> Tensor:
     """Of all gradients together, whole on every rank."""
     norm = nn.utils.get_total_norm([given.grad for given in parameters if given.grad is not None])
