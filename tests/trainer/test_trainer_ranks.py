@@ -37,7 +37,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One process; two ranks as copies, asynchronously saved; two as shards, stopped at step 8, right after an evaluation."""
+    """One process; two ranks as copies, asynchronously saved; two as shards, stopped right after an evaluation."""
     root = tmp_path_factory.mktemp("runs")
     sharded = settings(parallel="fsdp", hard_stop=8, evaluate_every=4, activation_checkpointing=True)
     copied = settings(asynchronous=True)
