@@ -137,7 +137,7 @@ def train_same_losses() -> Numbers:
 
 
 def train_torn() -> Numbers:
-    """A checkpoint torn at 1,500 places of every file is never loaded as good; the one before it is."""
+    """A checkpoint torn at 100 places of every file is never loaded as good; the one before it is."""
     from benchmarks import proof_training
 
     return proof_training.torn_checkpoints(WORK / "torn")
