@@ -49,8 +49,8 @@ def killed_runs(world_size: int, root: Path) -> Numbers:
     for number in range(KILLS):
         out = root / f"killed-{number}"
         started = start_ranks(world_size, manifest, (_settings(), out))
-        _wait(started[0], 30)
-        time.sleep(rng.uniform(0, 0.25))
+        _wait(started[0], rng.randint(30, 52))
+        time.sleep(rng.uniform(0, 0.15))
         os.kill(started[rng.randrange(world_size)].pid, signal.SIGKILL)
         finish(started, timeout=60)
         before = untimed(out)
