@@ -83,7 +83,7 @@ def ours(texts: list[str]) -> dict[str, float]:
     bucketed = time.perf_counter()
     pairs = proposed.candidates
     everything = pa.table({name: pairs[name] for name in ("a", "b")}).append_column(
-        "method", pa.array(["near_text"] * len(pairs))
+        "method", pa.array(["near_text"] * len(pairs), pa.string())
     )
     ones = pa.array(np.ones(len(pairs)))
     unverified = everything.append_column("score", ones).append_column("containment", ones)
@@ -205,6 +205,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=66.0)
     parser.add_argument("--note", action="store_true")
     options = parser.parse_args()
+    options.folder = options.folder.resolve()  # dpkg-deb changes folders
     texts = list(dict.fromkeys(documents(options.folder, PACKAGES, options.megabytes)))  # equal ones are one record
     size = sum(len(text.encode()) for text in texts) / 1e6
     found = {"imglish": ours(texts), f"datasketch {version('datasketch')}": datasketch(texts)}

@@ -30,13 +30,14 @@ from imglish.engines.spark import SparkEngine
 from imglish.ingest.match.clusters import clusters
 from imglish.ingest.match.fingerprints import FINGERPRINTS, fingerprints
 from imglish.ingest.match.looks import distance, perceptual_hash, similarity, thumbnail
+from imglish.ingest.match.minhash import HASHES
 from imglish.ingest.match.propose import key_rows, propose
-from imglish.ingest.match.shingles import HASHES, as_set, jaccard, shingles
+from imglish.ingest.match.shingles import as_set, jaccard, shingles
 from imglish.ingest.match.stage import propose_pairs
 from imglish.recipe import Recipe, make_recipe
 from imglish.storage import Store
 from tests.ingest.match_helpers import TRANSFORMS, decided, photographs, recipe
-from tests.ingest.test_match import ON, corpus, plant
+from tests.ingest.test_match import ON, corpus, evaluation, plant
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "proof" / "match"
@@ -123,19 +124,24 @@ def _share(values: list[bool]) -> float:
 
 
 def same_decisions() -> Numbers:
-    """One digest of the decisions under Dask and Spark, with 1, 2 and 4 workers and the sources in three orders."""
+    """One digest of the decisions under Dask and Spark, 1, 2 and 4 workers, sources in three orders, files shuffled."""
     shutil.rmtree(FOLDER / "same", ignore_errors=True)
     corpus(FOLDER / "same")
     plant(FOLDER / "same")
+    on = ON | {"evaluation": ({"name": "cats", "path": evaluation(FOLDER / "same", "folder")},)}
+    rules: set[str] = set()
     digests: dict[str, str] = {}
     orders = (("pairs", "images", "texts"), ("texts", "images", "pairs"), ("images", "texts", "pairs"))
     for name, engine in (("dask", DaskEngine), ("spark", SparkEngine)):
         for workers, sources in zip((1, 2, 4), orders, strict=True):
-            made = recipe(FOLDER / "same", f"work-{name}-{workers}", sources, **ON, buckets=workers + 2)
+            made = recipe(FOLDER / "same", f"work-{name}-{workers}", sources, **on, buckets=workers + 2)
             with engine(workers=workers, memory="2GB", scratch=str(FOLDER / "scratch")) as opened:
-                digests[f"{name}_{workers}"] = decided(made, opened).digest
+                found = decided(made, opened, shuffled=workers)
+            digests[f"{name}_{workers}"] = found.digest
+            rules |= {row["rule"] for row in found.rows.values() if row["rule"] is not None}
     assert len(set(digests.values())) == 1, digests
-    return {"digests": digests}
+    assert rules >= {"contaminated@1", "near_image@1", "near_text@1", "normal_text@1", "pixels@1"}, rules
+    return {"digests": digests, "rules": sorted(rules), "occurrences": len(found.rows)}
 
 
 def scale_signatures(engine: str) -> Numbers:

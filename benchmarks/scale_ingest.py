@@ -6,7 +6,8 @@
 Rows go through the real stages (`decide`, `tally`, `select`, `pack-rows`, `pack-units`) on a real engine; only what
 needs payloads is left out: annotations, members and images are made by `benchmarks.scale_rows`. Memory is the sum of
 the proportional set sizes of all processes of the tree, twice a second; disk is what lies in the scratch folder and in
-the build folder. All of it is metadata: payloads would add 1.9 TB of landing and 0.75 TB of shards.
+the build folder; CPU is the time of all processes, which says more than seconds on a machine that does other work too.
+All of it is metadata: payloads would add 1.9 TB of landing and 0.75 TB of shards.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ class CountShards:
 
     def __call__(self, unit: Unit) -> Receipt:
         commit = Commit(self.store, "tables", unit.stage, unit.id)
-        counts = {kind: np.zeros(len(self.placement.slots()), np.int64) for kind in ("pair", "image")}
+        counts = {kind: np.zeros(len(self.placement), np.int64) for kind in ("pair", "image")}
         for path in unit.spec["images"]:
             rows = self.store.read_table(path, ["kind", "split", "record_id"])
             ordinals = self.placement.ordinals(rows["split"], rows["kind"], rows["record_id"])
@@ -157,6 +158,7 @@ def run_rows(work: Path, engine: Engine, scale: float, last: str | None) -> dict
         "shards": len(held),
         "samples": {kind: int(count.sum()) for kind, count in counts.items()},
         "steps": steps.done,
+        "cpu_hours": round(sum(step["cpu_seconds"] for step in steps.done.values()) / 3600, 2),
         "hours": round(sum(step["seconds"] for step in steps.done.values()) / 3600, 2),
         "peak_memory_megabytes": max(step["peak_memory_megabytes"] for step in steps.done.values()),
         "peak_scratch_megabytes": max(step["peak_scratch_megabytes"] for step in steps.done.values()),
@@ -191,11 +193,12 @@ class Steps:
         if name in self.done:
             yield
         else:
-            before, began = _folder_bytes(self.work), time.perf_counter()
+            before, began, cpu = _folder_bytes(self.work), time.perf_counter(), _tree_cpu()
             with Watch(self.work / "scratch") as watch:
                 yield
             self.done[name] = {
                 "seconds": round(time.perf_counter() - began, 1),
+                "cpu_seconds": round(_tree_cpu() - cpu, 1),
                 "written_megabytes": round((_folder_bytes(self.work) - before) / 1e6),
                 "peak_memory_megabytes": round(watch.memory / 1e6),
                 "peak_scratch_megabytes": round(watch.disk / 1e6),
@@ -238,9 +241,22 @@ class Watch:
             self.disk = max(self.disk, _folder_bytes(self.folder))
 
 
-def _tree_bytes() -> int:
+def _tree() -> list[psutil.Process]:
     me = psutil.Process()
-    return sum(_pss(process.pid) for process in [me, *me.children(recursive=True)])
+    return [me, *me.children(recursive=True)]
+
+
+def _tree_bytes() -> int:
+    return sum(_pss(process.pid) for process in _tree())
+
+
+def _tree_cpu() -> float:
+    """Seconds of CPU of this process, those below it and those of theirs that ended."""
+    total = 0.0
+    for process in _tree():
+        with suppress(psutil.Error):
+            total += sum(process.cpu_times()[:4])
+    return total
 
 
 def _pss(pid: int) -> int:

@@ -8,7 +8,7 @@ Each contender does the same work on the same inputs, in turns, after one warm-u
   the same strings in memory and do nothing but call SentencePiece;
 - visual: stored JPEGs -> decode, render, encode by the task's encoder, against the eager forward of the same ViT-B
   (random weights, batches of 8, two threads) over pixels that are ready; fp32, and bf16 as a tokenizer of its own;
-- k-means: codes of stored JPEGs on one thread, against decoding them and decoding and rendering them.
+- k-means: codes of rendered views on one thread, in the stage's batches, against decoding their JPEGs on one thread.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from imglish.engines.dask import DaskEngine
 from imglish.lock import read_lock
 from imglish.model import normalise
 from imglish.pipeline import Pipeline
-from imglish.recipe import CodebookConfig, Recipe, StoredConfig, ViewConfig, make_recipe
+from imglish.recipe import CodebookConfig, Recipe, StoredConfig, TokenizeConfig, ViewConfig, make_recipe
 from imglish.shards.images import decode_jpeg, store_image
 from imglish.shards.pack import pack
 from imglish.shards.views import render
@@ -41,7 +41,7 @@ from imglish.storage import Store, read_rows
 from imglish.tokenize.codebook import Codebook, CodebookFit
 from imglish.tokenize.encode_views import ViewEncoder
 from imglish.tokenize.fit import put_visual
-from imglish.tokenize.rows import edited_document, kept_rows, places
+from imglish.tokenize.rows import LandingFile, edited_document, kept_rows, places
 from imglish.tokenize.text import nfc
 from imglish.tokenize.vqkd import Vqkd
 from imglish.tokenize.vqkd_network import VqkdNetwork, VqkdShape
@@ -51,11 +51,21 @@ BASE = VqkdShape(patch=16, width=768, depth=12, codes=8192, dimension=32, grid=1
 
 
 def prepare(work: Path, texts: Sequence[str], photographs: Path, vocabulary: int) -> None:
-    """Land and decide the texts, fit SentencePiece and k-means, store the photographs."""
-    recipe = _recipe(work, texts, vocabulary)
+    """Land and decide the texts, fit SentencePiece and k-means, store the photographs.
+
+    Pages land in files of a megabyte or less; their texts are landed again from two JSON lines files, as large ones.
+    """
+    pages = _recipe(work / "pages", _html(texts), {"vocabulary": vocabulary, "sample_bytes": 6_000_000})
     with DaskEngine(workers=2, scratch=str(work / "scratch")) as engine:
+        pipeline = Pipeline(pages, engine)
+        pipeline.fit(["text"])
+        strings = [text for file, _ in pipeline._selected(pipeline._decided()) for text in _strings(pipeline, file)]
+        (work / "model.spm").write_bytes(pipeline.store.read(_text_model(pipeline)["path"]))
+        for number, half in enumerate(_balanced(strings)):
+            lines = [json.dumps({"text": text}, ensure_ascii=False) for text in half]
+            (work / f"texts-{number}.jsonl").write_text("\n".join(lines) + "\n")
+        recipe = _corpus(work)
         Pipeline(recipe, engine).fit(["text"])
-    (work / "texts.json").write_text(json.dumps({"texts": list(texts), "vocabulary": vocabulary}))
     stored = work / "photographs"
     stored.mkdir(exist_ok=True)
     files = sorted(path for path in photographs.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
@@ -70,29 +80,48 @@ def prepare(work: Path, texts: Sequence[str], photographs: Path, vocabulary: int
 
 def run(work: Path, rounds: int) -> dict[str, Any]:
     """All numbers."""
-    facts = json.loads((work / "texts.json").read_text())
-    found = {"text": _text(_recipe(work, facts["texts"], facts["vocabulary"]), work, rounds)}
+    found = {"text": _text(_corpus(work), work, rounds)}
     found |= {"visual": _visual(work, rounds), "kmeans": _kmeans(work, rounds)}
     versions = {"torch": torch.__version__, "sentencepiece": sentencepiece.__version__, "numpy": np.__version__}
-    return {"platform": numeric_platform(), "python": platform.python_version(), "versions": versions, **found}
+    facts = {"platform": numeric_platform(), "flags": _flags(), "python": platform.python_version()}
+    return facts | {"versions": versions, **found}
 
 
-def _recipe(work: Path, texts: Sequence[str], vocabulary: int) -> Recipe:
-    sources = [
-        {"name": f"texts-{n}", "format": "html-text", "kind": "text", "path": path} for n, path in enumerate(texts)
-    ]
-    text = {"vocabulary": vocabulary, "sample_bytes": 6_000_000}
-    values = {"name": "bench", "root": "/", "work": str(work / "corpus"), "source": sources}
-    return make_recipe(values | {"tokenize": {"text": text}, "decide": {"text": {"min_score": 0.0, "min_words": 5}}})
+def _flags() -> list[str]:
+    """The processor's flags that matrix products can use (Linux)."""
+    line = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
+    return sorted(flag for flag in line.split() if flag.startswith(("amx", "avx")))
+
+
+def _html(texts: Sequence[str]) -> list[dict[str, Any]]:
+    return [{"name": f"texts-{n}", "format": "html-text", "kind": "text", "path": path} for n, path in enumerate(texts)]
+
+
+def _corpus(work: Path) -> Recipe:
+    """The recipe of the timed corpus."""
+    source = {"name": "texts", "format": "jsonl", "kind": "text", "path": str(work / "texts-*.jsonl")}
+    return _recipe(work / "corpus", [source], {"model": str(work / "model.spm")})
+
+
+def _recipe(work: Path, sources: Sequence[dict[str, Any]], text: dict[str, Any]) -> Recipe:
+    """Two shards for two cores: a real shard is larger than what all the texts here make."""
+    values = {"name": "bench", "root": "/", "work": str(work), "source": list(sources)}
+    pack = {"train_shards": 2, "validation_shards": 1}
+    return make_recipe(values | {"tokenize": {"text": text}, "pack": pack})
+
+
+def _text_model(pipeline: Pipeline) -> dict[str, Any]:
+    found: dict[str, Any] = next(entry for key, entry in read_lock(pipeline.store).items() if key.startswith("text-"))
+    return found
 
 
 def _text(recipe: Recipe, work: Path, rounds: int) -> dict[str, Any]:
     with DaskEngine(workers=2, scratch=str(work / "scratch")) as engine:
         pipeline = Pipeline(recipe, engine)
         selected = pipeline._selected(pipeline._decided())
-        model = next(entry for key, entry in read_lock(pipeline.store).items() if key.startswith("text-"))
+        model = _text_model(pipeline)
         models = {"text": model, "visual": {"digest": _codebook(work).digest}}
-        strings = [text for file, _ in selected for text in _strings(pipeline, file.paths())]
+        strings = [text for file, _ in selected for text in _strings(pipeline, file)]
         halves = _balanced(strings)
         data = pipeline.store.read(model["path"])
         with get_context("spawn").Pool(2, _load, (data, halves)) as pool:
@@ -125,7 +154,8 @@ def _forget(pipeline: Pipeline) -> None:
         shutil.rmtree(pipeline.store.path(folder), ignore_errors=True)
 
 
-def _strings(pipeline: Pipeline, paths: dict[str, str]) -> list[str]:
+def _strings(pipeline: Pipeline, file: LandingFile) -> list[str]:
+    paths = file.paths()
     rows = kept_rows(pipeline.store, paths, [])
     return [
         nfc(edited_document(payload, None))
@@ -235,16 +265,20 @@ def _kmeans(work: Path, rounds: int) -> dict[str, Any]:
     jpegs = _jpegs(work)[:128]
     book = _codebook(work)
     boxes = [_whole(jpeg) for jpeg in jpegs]
-    pixels = [render(jpeg, box, SIZE)[None] for jpeg, box in zip(jpegs, boxes, strict=True)]
+    pixels = np.stack([render(jpeg, box, SIZE) for jpeg, box in zip(jpegs, boxes, strict=True)])
+    batch = TokenizeConfig().batch
+    batches = [pixels[start : start + batch] for start in range(0, len(pixels), batch)]
 
-    def each(do: Callable[[int], Any]) -> Callable[[], None]:
-        return lambda: [do(n) for n in range(len(jpegs))] and None
+    def each(do: Callable[[Any], Any], things: Sequence[Any]) -> Callable[[], None]:
+        return lambda: [do(thing) for thing in things] and None
 
+    numbers = range(len(jpegs))
     times = _turns(
         {
-            "decode": each(lambda n: decode_jpeg(jpegs[n])),
-            "decode_and_render": each(lambda n: render(jpegs[n], boxes[n], SIZE)),
-            "encode": each(lambda n: book.encode(pixels[n])),
+            "decode": each(decode_jpeg, jpegs),
+            "decode_and_render": each(lambda n: render(jpegs[n], boxes[n], SIZE), numbers),
+            "encode": each(book.encode, batches),
+            "encode_one_by_one": each(lambda n: book.encode(pixels[n : n + 1]), numbers),
         },
         rounds,
     )
@@ -252,9 +286,12 @@ def _kmeans(work: Path, rounds: int) -> dict[str, Any]:
     return {
         "codes": book.codes,
         "images": len(jpegs),
+        "batch": batch,
+        "decode_images_per_second": len(jpegs) / middle["decode"],
         "encode_images_per_second": len(jpegs) / middle["encode"],
         "encode_of_decode": middle["decode"] / middle["encode"],
         "encode_of_decode_and_render": middle["decode_and_render"] / middle["encode"],
+        "encode_one_by_one_of_decode": middle["decode"] / middle["encode_one_by_one"],
         "seconds": times,
     }
 

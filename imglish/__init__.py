@@ -14,19 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from imglish import model, shards, tokenize
-    from imglish.ingest.rules import Drop, rule
+    from imglish.ingest.rules import Drop, measure, rule
     from imglish.shards.loader import Loader
     from imglish.shards.masks import Masks
     from imglish.shards.reader import Corpus, open_corpus
 
 __version__ = "0.1.0"
-__all__ = ["Corpus", "Drop", "Loader", "Masks", "model", "open_corpus", "rule", "shards", "tokenize"]
+__all__ = ["Corpus", "Drop", "Loader", "Masks", "measure", "model", "open_corpus", "rule", "shards", "tokenize"]
 
 _HOMES = {
     "Corpus": "imglish.shards.reader",
     "Drop": "imglish.ingest.rules",
     "Loader": "imglish.shards.loader",
     "Masks": "imglish.shards.masks",
+    "measure": "imglish.ingest.rules",
     "open_corpus": "imglish.shards.reader",
     "rule": "imglish.ingest.rules",
 }

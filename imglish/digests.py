@@ -94,7 +94,7 @@ def table_digest(table: pa.Table, keys: Sequence[str] = ()) -> str:
     for name in sorted(rows.column_names):
         column = rows.column(name)
         digest.update(f"{name}:{_logical_type(column.type)}\n".encode())
-        digest.update(column.is_valid().to_numpy().astype(np.uint8).tobytes())
+        digest.update(_validity(column))
         _hash_values(digest, column)
     return digest.hexdigest()
 
@@ -137,17 +137,39 @@ def _logical_type(kind: pa.DataType) -> str:
     return str(kind)
 
 
+def _validity(column: pa.ChunkedArray) -> bytes:
+    """A byte a row: 1, or 0 for a null."""
+    if not column.null_count:
+        return b"\1" * len(column)
+    return bytes(column.is_valid().to_numpy().astype(np.uint8).tobytes())
+
+
 def _hash_values(digest: Any, column: pa.ChunkedArray) -> None:
+    """Fills only what has nulls: most tables are small, and have few, so that calls cost more than bytes."""
     kind = _logical_type(column.type)
     if kind in ("utf8", "binary"):
-        filled = pc.fill_null(column.cast(pa.large_binary()), b"")
-        digest.update(pc.binary_length(filled).to_numpy().astype("<i8").tobytes())
-        for chunk in filled.chunks:
-            offsets = np.frombuffer(chunk.buffers()[1], "<i8")[chunk.offset : chunk.offset + len(chunk) + 1]
-            if len(chunk) and chunk.buffers()[2] is not None:
-                digest.update(memoryview(chunk.buffers()[2])[int(offsets[0]) : int(offsets[-1])])
+        _hash_bytes(digest, column)
         return
-    values = pc.fill_null(column, False if kind == "bool" else 0).to_numpy()
+    filled = pc.fill_null(column, False if kind == "bool" else 0) if column.null_count else column
+    values = filled.to_numpy()
     if values.dtype == np.bool_:
         values = values.astype(np.uint8)
     digest.update(values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes())
+
+
+def _hash_bytes(digest: Any, column: pa.ChunkedArray) -> None:
+    """The lengths of all cells as int64, then the cells; those of nulls are empty."""
+    if column.null_count == len(column):
+        digest.update(bytes(8 * len(column)))
+        return
+    if pa.types.is_fixed_size_binary(column.type):
+        column = column.cast(pa.large_binary())
+    if column.null_count:
+        column = pc.fill_null(column, "" if _logical_type(column.type) == "utf8" else b"")
+    digest.update(pc.binary_length(column).to_numpy().astype("<i8").tobytes())
+    wide = pa.types.is_large_string(column.type) or pa.types.is_large_binary(column.type)
+    for chunk in column.chunks:
+        _, offsets, data = chunk.buffers()
+        if len(chunk) and data is not None:
+            ends = np.frombuffer(offsets, "<i8" if wide else "<i4")
+            digest.update(memoryview(data)[int(ends[chunk.offset]) : int(ends[chunk.offset + len(chunk)])])

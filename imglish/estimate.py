@@ -18,9 +18,10 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from imglish.estimate_match import match_stages
 from imglish.ingest.decide import BUCKET_ROWS, PIECE_ROWS
-from imglish.ingest.match.fingerprints import FINGERPRINTS
-from imglish.ingest.measures.registry import MAKERS, needed_names
+from imglish.ingest.match.fingerprints import FINGERPRINTS, wanted
+from imglish.ingest.measures.registry import kinds_of, needed_names
 from imglish.ingest.tally import verdicts
 from imglish.recipe import CodebookConfig, Recipe, VqkdConfig
 from imglish.records import ANNOTATIONS, DECISIONS, DOCUMENTS, EVIDENCE, IMAGES, LANDING, MEMBERS, Kind
@@ -92,6 +93,12 @@ _DEFAULTS = {
     "measure s/pii": 9e-8,  # a byte
     "measure s/picture": 0.01,
     "measure s/nsfw": 0.03,
+    "measure s/alignment": 0.12,
+    "measure s/quality": 2e-7,  # a byte
+    "measure s/bad_words": 6e-8,  # a byte
+    "measure s/concepts": 1e-5,  # a pair
+    "measure s/caption": 2e-5,  # a pair
+    "measure s/own": 1e-4,  # an occurrence
     "resolve s/row": 1.5e-5,
     "decide s/row": 1.5e-5,
     "tally s/row": 1e-5,
@@ -162,7 +169,8 @@ def _visual(recipe: Recipe) -> _Visual:
         return _Visual(config.size, config.patch, config.codes, config.sample_images, config.iterations, rate)
     given = config if isinstance(config, VqkdConfig) else VqkdConfig(type="vqkd")
     train = given.train
-    return _Visual(given.size, train.patch, train.codes, 0, 0, "vqkd s/view")
+    rate = "vqkd s/view" if given.precision == "fp32" else "vqkd bf16 s/view"
+    return _Visual(given.size, train.patch, train.codes, 0, 0, rate)
 
 
 class _Estimate:
@@ -206,10 +214,11 @@ class _Estimate:
                 units,
                 (self.usable["pair"] + self.usable["image"]) * rate("annotate s/image")
                 + self.bytes["text"] * rate("annotate s/byte"),
-                _bytes(rows * rate("annotate B/row") + units * sum(map(_footer, _ANNOTATED.values()))),
+                _bytes(rows * rate("annotate B/row") + units * sum(map(_footer, self._annotated()))),
                 origin=self._origin("annotate s/image", "annotate s/byte"),
             ),
             *self._measures(),
+            *self._matches(),
             self._grouped("resolve", -(-rows // BUCKET_ROWS), 0),
             self._grouped("decide", -(-rows // PIECE_ROWS), units * _footer(DECISIONS) + _footer(EVIDENCE)),
             Stage("tally", units, rows * rate("tally s/row"), origin=self._origin("tally s/row")),
@@ -277,10 +286,19 @@ class _Estimate:
         measured = self._rates.get("images B/image")
         return measured.value if measured is not None else 100 + self.view_bytes()
 
+    def _landed_size(self, kind: Kind) -> float:
+        """Bytes of landing for a byte of payload; texts that are not compressed keep their size."""
+        plain = kind == "text" and self.recipe.run.landing == "none"
+        return 1.0 if plain else self._rate(f"landing B/byte, {kind}")
+
+    def _annotated(self) -> list[pa.Schema]:
+        """What annotate writes of a landing file."""
+        return [ANNOTATIONS, *([FINGERPRINTS] if wanted(self.recipe.match) else [])]
+
     def _land(self) -> Stage:
         local = sum(one.bytes for one in self.amounts if not one.fetched)
         fetched = sum(one.bytes for one in self.amounts if one.fetched)
-        kept = sum(self.bytes[kind] * self._rate(f"landing B/byte, {kind}") for kind in _KINDS)
+        kept = sum(self.bytes[kind] * self._landed_size(kind) for kind in _KINDS)
         return Stage(
             "land",
             self.units,
@@ -295,11 +313,24 @@ class _Estimate:
         """What the recipe's rules need beyond annotate, as one stage."""
         names = needed_names(self.recipe)
         pictures = self.usable["pair"] + self.usable["image"]
-        handled = {"text": self.bytes["text"], "pii": self.bytes["text"], "picture": pictures, "nsfw": pictures}
-        seconds = sum(handled[name] * self._rate(f"measure s/{name}") for name in names)
+        handled = dict.fromkeys(("picture", "nsfw"), pictures)
+        handled |= dict.fromkeys(("text", "pii", "quality", "bad_words"), self.bytes["text"])
+        handled |= dict.fromkeys(("alignment", "concepts", "caption"), self.usable["pair"])
+        seconds = sum(amount * self._rate(f"measure s/{name}") for name, amount in handled.items() if name in names)
+        own = [kind for name in names if name not in handled for kind in kinds_of(name, self.recipe)]
+        seconds += sum(amount for kind, amount in self.usable.items() for one in own if one == kind) * self._rate(
+            "measure s/own"
+        )
         kept = sum(self.usable["text"] * self._rate("measure B/text") for name in names if name == "text")
-        files = sum(amount.units for name in names for amount in self.amounts if amount.kind in MAKERS[name].kinds)
+        files = sum(
+            amount.units for name in names for amount in self.amounts if amount.kind in kinds_of(name, self.recipe)
+        )
         return [Stage("measure", files, seconds, _bytes(kept + 2_000 * files), origin="default")] if names else []
+
+    def _matches(self) -> list[Stage]:
+        pictures = self.usable["pair"] + self.usable["image"]
+        found = match_stages(self.recipe.match, self.rows, self.units, pictures, self.bytes["text"])
+        return [Stage(one.name, one.units, one.seconds, one.kept, one.scratch, single=one.single) for one in found]
 
     def _grouped(self, name: str, units: int, more: int) -> Stage:
         seconds = self.rows * self._rate(f"{name} s/row")

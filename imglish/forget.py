@@ -145,8 +145,7 @@ def _emptied(store: Store, old: Output, asked: Forgotten) -> Output:
         for row in rows.filter(gone).select(list(_KEPT)).to_pylist()
     ]
     left = pa.concat_tables([rows.filter(pc.invert(gone)), table(emptied, LANDING)])
-    order = [("record_id", "ascending"), ("source", "ascending"), ("row", "ascending")]  # nulls last
-    return put_landing(store, left.take(pc.sort_indices(left, sort_keys=order)))
+    return put_landing(store, left)
 
 
 def _counts(store: Store, outputs: Iterable[Output]) -> dict[str, int]:

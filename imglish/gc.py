@@ -3,8 +3,8 @@
     removed, pending = collect(recipe)        # {"tables/decide/3f...parquet": 41822, ...}, sizes in bytes
 
 A walk through the pipeline reads the receipt of every finished unit; those receipts and their outputs are
-alive, as are the manifest's files and the lock's models. While a build is unfinished (`pending`), nobody can
-say which finished units its later stages will ask for, so only temporary files go.
+alive, as are the manifest's files and the lock's models, and what in `index/` knows of a living one. While a build is
+unfinished (`pending`), nobody can say which finished units its later stages will ask for, so only temporary files go.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from imglish.ingest.forgotten import PATH as FORGOTTEN
 from imglish.ingest.land import INDEX
 from imglish.lock import exclusive, read_lock
 from imglish.pipeline import MANIFEST, Pipeline
+from imglish.receipts import INDEX_FOLDER, indexed
 from imglish.recipe import Recipe
 from imglish.shards.manifest import parse_manifest
 from imglish.stages import Receipt
 from imglish.storage import SCRATCH, Store
+from imglish.tokenize.reuse import REUSE_FOLDER, remembered
 from imglish.walk import NoEngine, PendingError
 
-_FOLDERS = ("landing", "tables", "models", "shards", SCRATCH)
+_FOLDERS = ("landing", "tables", "models", "shards", INDEX_FOLDER, SCRATCH)
 
 
 def collect(recipe: Recipe, dry_run: bool = False) -> tuple[dict[str, int], PendingError | None]:
@@ -34,7 +36,7 @@ def collect(recipe: Recipe, dry_run: bool = False) -> tuple[dict[str, int], Pend
         if pending is None:
             live = _live(store, watched.seen)
             others = [path for path in _files(store) if path not in live and path not in dead]
-            dead += [path for path in others if not _is_bucket_of(store, path, live)]
+            dead += [path for path in others if not (_is_bucket_of(store, path, live) or _knows(store, path, live))]
         sizes = {path: store.size(path) or 0 for path in dead}
         if not dry_run:
             for path in dead:
@@ -67,6 +69,13 @@ def _is_bucket_of(store: Store, path: str, live: set[str]) -> bool:
         return False
     outputs = {output.path for output in Receipt.from_json(store.read(path)).outputs.values()}
     return bool(outputs) and outputs <= live
+
+
+def _knows(store: Store, path: str, live: set[str]) -> bool:
+    """Whether a file of `index/` has a copy of a living receipt, or remembers a living table."""
+    if path.startswith(f"{REUSE_FOLDER}/"):
+        return not live.isdisjoint(remembered(store, path))
+    return path.startswith(f"{INDEX_FOLDER}/") and not live.isdisjoint(indexed(store, path))
 
 
 def _is_receipt(path: str) -> bool:

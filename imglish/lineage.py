@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imglish.digests import json_digest
-from imglish.ingest.measures.registry import Measure, make_measure, needed_names
+from imglish.ingest.measures.base import Measure
+from imglish.ingest.measures.registry import make_measure, needed_names
 from imglish.ingest.rules import active_rules
 from imglish.ingest.tally import Verdicts, verdicts
 from imglish.recipe import Recipe, content_fields

@@ -14,15 +14,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from imglish.digests import canonical_json, json_digest
-from imglish.errors import LockError, SourceError, StageError
+from imglish.errors import LockError, RecipeError, SourceError, StageError
 from imglish.ingest.annotate import AnnotateTask, annotate_units
+from imglish.ingest.balance import check_balance
 from imglish.ingest.decide import decide
+from imglish.ingest.fitting import FITTED, FitScorer, scorer_unit
 from imglish.ingest.land import land, landing_files
+from imglish.ingest.match.evaluation import check_sets
+from imglish.ingest.match.fingerprints import wanted
 from imglish.ingest.match.stage import match
-from imglish.ingest.measures.registry import Measure, make_measure, needed_names
+from imglish.ingest.measures.base import Measure
+from imglish.ingest.measures.registry import check_measures, make_measure, needed_names
+from imglish.ingest.measures.scored import fit_content, fitted, hold_weights
 from imglish.ingest.measures.stage import MeasureTask, measure_units
 from imglish.ingest.rules import active_rules
 from imglish.ingest.tally import TallyTask, Verdicts, rule_errors, tally_units, verdicts, wipe_outs
@@ -74,6 +81,8 @@ class Pipeline:
     def __post_init__(self) -> None:
         self.store = Store(self.recipe.work)
         active_rules(self.recipe)  # a wrong rule or threshold is said before anything is done
+        check_balance(self.recipe)
+        check_measures(self.recipe)
 
     def build(self) -> BuildResult:
         """Run what is missing and write the manifest; everything finished before is used again."""
@@ -93,9 +102,13 @@ class Pipeline:
     def fit(self, names: Sequence[str]) -> dict[str, Any]:
         """Fit tokenizers anew on the corpus as decided now, and write the lock; `names` from "text", "visual".
 
+        Scorers, "quality" and "alignment", are fitted on landing, before anything is decided.
+
         A VQ-KD tokenizer without given weights is trained here, in this process. Returns the notes of those fitted.
         """
         with exclusive(self.store):
+            if set(names) <= set(FITTED):
+                return {name: self._refit_scorer(name, self._landed()) for name in names}
             files = self._selected(self._decided())
             fits = self._fits(files)
             models: dict[str, dict[str, Any]] = {}
@@ -103,6 +116,21 @@ class Pipeline:
                 with self._timed(f"fit-{name}"):
                     models[name] = self._refit(fits[name], files)
             return models
+
+    def _refit_scorer(self, name: str, landed: Mapping[str, Sequence[Output]]) -> dict[str, Any]:
+        if not fitted(name, self.recipe):
+            raise RecipeError(f"the recipe gives the scorer {name}, so nothing is to fit; see decide.measure.{name}")
+        fit = self._scorer(name, landed)
+        lock = read_lock(self.store)
+        lock.pop(fit.key, None)
+        write_lock(self.store, lock)
+        with self._timed(f"fit-{name}"):
+            return self._fit(fit)
+
+    def _scorer(self, name: str, landed: Mapping[str, Sequence[Output]]) -> _Fit:
+        recipe = self.recipe
+        unit = partial(scorer_unit, name, recipe, landed)
+        return _Fit(name, fit_content(name, recipe), FitScorer(self.store, recipe), unit, "scorer")
 
     def _refit(self, fit: _Fit, files: Sequence[Selected]) -> dict[str, Any]:
         if self._trained_here(fit):
@@ -151,22 +179,31 @@ class Pipeline:
             manifest, self.store.url(MANIFEST), self.seconds, landed_bytes, found, counts_of(shards), warnings
         )
 
+    def _landed(self) -> dict[str, list[Output]]:
+        """Landing files by source."""
+        with self._timed("land"):
+            self.landed = land(self.store, self.engine, self.recipe, self.progress, self.note)
+            return {name: list(landing_files(receipts)) for name, receipts in self.landed.items()}
+
     def _decided(self) -> list[LandingFile]:
         """Landing, annotations and decisions: for every landing file one of each."""
-        with self._timed("land"):
-            landed = land(self.store, self.engine, self.recipe, self.progress, self.note)
-            self.landed = landed
-            files = {name: list(landing_files(receipts)) for name, receipts in landed.items()}
-            landing = [file for found in files.values() for file in found]
+        check_sets(self.recipe)  # before hours of fetching and annotating
+        files = self._landed()
+        landing = [file for found in files.values() for file in found]
         if not sum(output.rows for output in landing):
             raise SourceError("the sources hold no occurrence at all; check `path` of each [[source]]")
         with self._timed("annotate"):
-            units = annotate_units(landing, self.recipe.tokenize.stored.max_pixels)
+            prints_wanted = wanted(self.recipe.match)
+            units = annotate_units(landing, self.recipe.tokenize.stored.max_pixels, prints_wanted)
             task = AnnotateTask(self.store)
             annotated = run_map(self.store, TABLES, self.engine, task, units, self.progress)
             annotations = [receipt.outputs["rows"] for receipt in annotated]
-            prints = [receipt.outputs["fingerprints"] for receipt in annotated]
+            prints = [receipt.outputs["fingerprints"] for receipt in annotated if prints_wanted]
         kind_of = {source.name: source.kind for source in self.recipe.source}
+        for name in needed_names(self.recipe):
+            if name in FITTED and fitted(name, self.recipe):
+                with self._timed(f"fit-{name}"):
+                    self._fit(self._scorer(name, files))
         measures = self._measured(landing, [kind_of[name] for name, found in files.items() for _ in found])
         with self._timed("match"):
             matched = match(self.store, self.engine, self.recipe, landing, prints, self.progress, self.note)
@@ -189,19 +226,7 @@ class Pipeline:
     def _hold_weights(self, measures: Sequence[Measure]) -> None:
         """Write the digests of scorers' weights to the lock; LockError for one that has changed since."""
         lock = read_lock(self.store)
-        known = dict(lock)
-        for measure in measures:
-            digest = measure.params.get("weights")
-            key = f"{measure.name}-{json_digest(self.recipe.decide.measure.get(measure.name, {}))[:16]}"
-            if digest is None:
-                continue
-            held = known.setdefault(key, {"digest": digest, "path": key})["digest"]
-            if held != digest:
-                raise LockError(
-                    f"{LOCK}: the weights of measure {measure.name} are locked as {held[:12]}, those here have "
-                    f"{digest[:12]}; bring the old ones back, or accept these with "
-                    f"decide.measure.{measure.name}.sha256={digest}"
-                )
+        known = hold_weights(measures, self.recipe, lock)
         if known != lock and not isinstance(self.engine, NoEngine):
             write_lock(self.store, known)
 
@@ -247,9 +272,9 @@ class Pipeline:
             write_lock(self.store, lock | {fit.key: found})
         elif entry["digest"] != found["digest"]:
             raise LockError(
-                f"{LOCK}: {fit.name} tokenizer {entry['digest'][:12]} is locked, its file {entry['path']} is gone, and "
-                f"the corpus as it is now gives {found['digest'][:12]}; bring the file back, or run 'imglish fit' to "
-                "accept a new tokenizer"
+                f"{LOCK}: {fit.name} {fit.what} {entry['digest'][:12]} is locked, its file {entry['path']} is gone, "
+                f"and the corpus as it is now gives {found['digest'][:12]}; bring the file back, or run 'imglish fit' "
+                f"to accept a new {fit.what}"
             )
         return found
 
@@ -302,12 +327,13 @@ class Pipeline:
 
 @dataclass(frozen=True)
 class _Fit:
-    """One tokenizer to fit: its place in the lock follows from everything the recipe says about it."""
+    """One tokenizer or scorer to fit: its place in the lock follows from everything the recipe says about it."""
 
     name: str
     content: Mapping[str, Any]
     task: Task
     unit: Callable[[], Unit]
+    what: str = "tokenizer"
 
     @property
     def key(self) -> str:

@@ -247,7 +247,8 @@ class _Walk:
     def done(self, stage: Stage) -> int:
         """Units of a stage that are finished; of groupings all or none."""
         if stage.name in self.units:
-            return self.units[stage.name][0]
+            done, total = self.units[stage.name]
+            return stage.units if done == total else done
         return stage.units if self.receipts[stage.name] or (self.complete and stage.single) else 0
 
     def rates(self) -> Rates:

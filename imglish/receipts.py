@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import io
 import posixpath
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from imglish.digests import canonical_json
 from imglish.errors import StorageError
 from imglish.storage import Output, Store
 
+INDEX_FOLDER = "index"
 FEW = 16
 """Up to so many files are asked for one by one; more are listed."""
 INDEX_FROM = 256
@@ -88,7 +90,7 @@ def _many(store: Store, folder: str, stage: str, units: Sequence[str]) -> dict[s
     """The text of every receipt that is there: from the index where that is current, else from its file."""
     listed = store.listing(posixpath.dirname(receipt_path(folder, stage, "")))
     stamps = {name.removesuffix(".json"): file.stamp for name, file in listed.items() if name.endswith(".json")}
-    path = f"index/{folder}-{stage}.parquet"
+    path = f"{INDEX_FOLDER}/{folder}-{stage}.parquet"
     known = {unit: text for unit, stamp, text in _read_index(store, path) if stamps.get(unit) == stamp}
     texts = {unit: known[unit] for unit in units if unit in known}
     absent = [unit for unit in units if unit in stamps and unit not in known]
@@ -97,6 +99,13 @@ def _many(store: Store, folder: str, stage: str, units: Sequence[str]) -> dict[s
         with suppress(StorageError):  # a copy for next time; who may only read does without
             _write_index(store, path, known | texts, stamps)
     return texts
+
+
+def indexed(store: Store, path: str) -> Iterator[str]:
+    """The paths of the receipts that an index has copies of; none of a file that is no index."""
+    found = re.fullmatch(rf"{INDEX_FOLDER}/([^-/]+)-([^/]+)\.parquet", path)
+    for unit, _, _ in _read_index(store, path) if found else ():
+        yield receipt_path(found[1], found[2], unit)  # type: ignore[index]
 
 
 def _read_index(store: Store, path: str) -> Iterator[tuple[str, str, bytes]]:

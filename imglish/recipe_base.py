@@ -30,7 +30,7 @@ def parse_size(text: str) -> int:
 
 def format_size(count: float) -> str:
     """Bytes for people: "68 B", "1.5 kB", "67.7 GB"."""
-    units = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+    units = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
     return next((f"{count / size:,.1f} {name}" for size, name in units if count >= size), f"{count:,.0f} B")
 
 

@@ -24,9 +24,11 @@ class DecideConfig(Section):
 
     rules: tuple[str, ...] = ("preset:basic",)
     """Rules in the order in which they decide: `name`, `name@variant`, `preset:name`, or `file.py:function` below
-    `root`. A rule's place is its bit in `decisions.fired`; at most 60."""
+    `root`. A rule's place is its bit in `decisions.fired`; at most 59."""
     rule: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Thresholds by name of the rule, `[decide.rule.image_size]` in TOML; those left out are the variant's."""
+    measures: tuple[str, ...] = ()
+    """Measures of one's own, `file.py:function` below `root`, whose columns rules of one's own read. Each has a bit."""
     measure: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Settings of measures by name, such as weights, `[decide.measure.nsfw]` in TOML; a change measures anew."""
     placeholder_urls: int = Field(default=20, ge=0)

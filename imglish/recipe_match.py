@@ -53,7 +53,7 @@ class MatchTextConfig(Section):
 
 
 class MatchImageConfig(Section):
-    """Near-duplicate pictures: perceptual hashes propose, small grey pictures decide."""
+    """Near-duplicate pictures: perceptual hashes propose, small pictures decide, in greys and in colour."""
 
     threshold: float | None = Field(default=None, gt=0, le=1)
     """Similarity from which one of two pictures goes (0.8 is a start); None leaves near duplicates alone."""
@@ -113,6 +113,14 @@ class MatchConfig(Section):
         if twice:
             raise ValueError(f"two evaluation sets are called {twice[0]!r}; give each its own name")
         return self
+
+    def compares_pictures(self) -> bool:
+        """Whether pictures are compared with each other or with evaluation sets."""
+        return self.exact or self.image.threshold is not None or bool(self.evaluation)
+
+    def compares_texts(self) -> bool:
+        """Whether texts or captions are compared with each other; evaluation sets are compared with texts whole."""
+        return self.exact or self.text.threshold is not None or self.captions
 
     def pairs(self) -> bool:
         """Whether records are compared with each other."""

@@ -25,13 +25,14 @@ import pyarrow.compute as pc
 
 from imglish.digests import canonical_json, json_digest
 from imglish.errors import ImglishError
+from imglish.ingest.fitting import FITTED
 from imglish.ingest.land import INDEX, STAGE, source_content
 from imglish.ingest.landing import FOLDER, LandingFiles
 from imglish.ingest.rules import absolute
 from imglish.ingest.sources import reader
 from imglish.ingest.sources.base import Part, Row
 from imglish.pipeline import Pipeline
-from imglish.recipe import CodebookConfig, Recipe, SourceConfig
+from imglish.recipe import BalanceConfig, CodebookConfig, DecideConfig, Recipe, SourceConfig
 from imglish.stages import Commit, Load, Receipt, Reduce, Task, Unit
 from imglish.storage import Store
 
@@ -171,6 +172,22 @@ def _land(store: Store, engine: InlineEngine, source: SourceConfig, read: _Read)
     return unit
 
 
+def _judged(recipe: Recipe) -> DecideConfig:
+    """Rules and measures that are found whatever the root, without those whose scorer would have to be fitted."""
+    decide = recipe.decide
+    rules = [absolute(entry, recipe.root) for entry in decide.rules if entry.partition("@")[0] not in FITTED]
+    settings = {name: values for name, values in decide.measure.items() if name not in FITTED}
+    if "path" in settings.get("bad_words", {}):
+        settings["bad_words"] = {**settings["bad_words"], "path": str(Path(recipe.root, settings["bad_words"]["path"]))}
+    changes = {
+        "rules": tuple(rules),
+        "measures": tuple(absolute(entry, recipe.root) for entry in decide.measures),
+        "rule": {name: values for name, values in decide.rule.items() if name not in FITTED},
+        "measure": settings,
+    }
+    return decide.model_copy(update=changes)
+
+
 def _small(recipe: Recipe, sources: Sequence[SourceConfig], folder: str) -> Recipe | None:
     """The recipe with these sources only, a quick fit, and one shard a split; None without sources."""
     if not sources:
@@ -180,9 +197,9 @@ def _small(recipe: Recipe, sources: Sequence[SourceConfig], folder: str) -> Reci
     if isinstance(visual, CodebookConfig):
         visual = visual.model_copy(update={"iterations": 1, "sample_images": 64})
     pack = recipe.pack.model_copy(update={"train_shards": 1, "validation_shards": 1, "rounds": 1, "repeat": {}})
-    rules = tuple(absolute(entry, recipe.root) for entry in recipe.decide.rules)
     changes = {
-        "decide": recipe.decide.model_copy(update={"rules": rules}),
+        "decide": _judged(recipe),
+        "balance": BalanceConfig(),
         "root": str(Path(folder, "nothing-here")),
         "work": folder,
         "source": tuple(sources),

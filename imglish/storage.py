@@ -178,12 +178,18 @@ class Store:
         return Output(target, sha256, size, rows)
 
     def put_table(
-        self, folder: str, table: pa.Table, suffix: str = ".parquet", bulky: Sequence[str] = (), packed: bool = True
+        self,
+        folder: str,
+        table: pa.Table,
+        suffix: str = ".parquet",
+        bulky: Sequence[str] = (),
+        packed: bool = True,
+        order: pa.Array | None = None,
     ) -> Output:
         """Commit a table as zstd Parquet with row groups of at most 32 MB uncompressed; see `write_parquet`."""
 
         def write(file: BinaryIO) -> int:
-            write_parquet(table, file, bulky, packed)
+            write_parquet(table, file, bulky, packed, order)
             return int(table.num_rows)
 
         return self.put(folder, suffix, write)
@@ -301,25 +307,29 @@ def default_scratch(root: str) -> str:
     return str(Path(tempfile.gettempdir(), f"imglish-{hashlib.sha256(root.encode()).hexdigest()[:16]}"))
 
 
-def write_parquet(table: pa.Table, file: BinaryIO, bulky: Sequence[str] = (), packed: bool = True) -> None:
+def write_parquet(
+    table: pa.Table, file: BinaryIO, bulky: Sequence[str] = (), packed: bool = True, order: pa.Array | None = None
+) -> None:
     """Write a table as zstd Parquet, row groups sized by the table's mean row.
 
     Columns in `bulky` hold payloads, which differ: they get no dictionary and no statistics, and no compression
-    unless `packed` (pictures are compressed already).
+    unless `packed` (pictures are compressed already). `order` holds the rows' numbers as they shall stand; they are
+    brought there a row group at a time.
     """
     row_bytes = max(1, table.nbytes // max(1, table.num_rows))
     rows = max(1, min(1 << 20, PARQUET_ROW_GROUP_BYTES // row_bytes))
     others: bool | list[str] = [name for name in table.column_names if name not in bulky] if bulky else True
     packing = [name for name in table.column_names if packed or name not in bulky]
-    pq.write_table(
-        table,
-        file,
-        row_group_size=rows,
-        compression={name: "zstd" if name in packing else "none" for name in table.column_names},
-        compression_level=dict.fromkeys(packing, 1 if bulky else 3),
-        use_dictionary=others,
-        write_statistics=others,
-    )
+    options = {
+        "compression": {name: "zstd" if name in packing else "none" for name in table.column_names},
+        "compression_level": dict.fromkeys(packing, 1 if bulky else 3),
+        "use_dictionary": others,
+        "write_statistics": others,
+    }
+    with pq.ParquetWriter(file, table.schema, **options) as writer:
+        for start in range(0, max(1, table.num_rows), rows):
+            group = table.slice(start, rows) if order is None else table.take(order.slice(start, rows))
+            writer.write_table(group, row_group_size=rows)
 
 
 def read_rows(store: Store, path: str, wanted: NDArray[np.int64], columns: Sequence[str]) -> Iterator[pa.Table]:
@@ -334,7 +344,8 @@ def read_rows(store: Store, path: str, wanted: NDArray[np.int64], columns: Seque
         for group, (first, last) in enumerate(pairwise(cuts.tolist())):
             if first < last:
                 rows = parquet.read_row_group(group, columns=list(columns))
-                yield rows.take(pa.array(wanted[first:last] - edges[group]))
+                whole = last - first == rows.num_rows  # the usual case; taking copies every payload
+                yield rows if whole else rows.take(pa.array(wanted[first:last] - edges[group]))
 
 
 def _scan(folder: str) -> dict[str, Listed]:

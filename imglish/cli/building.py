@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -89,7 +90,9 @@ def build(
 
 @app.command()
 def fit(
-    what: Annotated[str, typer.Argument(metavar="text|visual|both", help="Which tokenizer.")],
+    what: Annotated[
+        str, typer.Argument(metavar="text|visual|both|quality|alignment", help="Which tokenizer or scorer.")
+    ],
     recipe: RecipeArgument,
     overrides: Overrides = None,
     engine: EngineName = None,
@@ -99,19 +102,34 @@ def fit(
 ) -> None:
     """Fit tokenizers anew on the corpus as decided now, and write the lock; a later build encodes with them.
 
+    The scorers "quality" and "alignment" are fitted on what decide.measure names, and say how well they tell good from
+    bad on records that were held out; a later build measures with them.
+
     A visual tokenizer of type "vqkd" without given weights is trained here, for hours or days, on a GPU if there is
     one; kill it and run the same command to go on. Nothing else trains it: a build asks for this command.
     """
     from imglish.pipeline import Pipeline
 
-    if what not in ("text", "visual", "both"):
-        raise typer.BadParameter(f"{what}: use text, visual or both")
+    if what not in ("text", "visual", "both", "quality", "alignment"):
+        raise typer.BadParameter(f"{what}: use text, visual, both, quality or alignment")
     names = ("text", "visual") if what == "both" else (what,)
     chosen = on_engine(load_recipe(recipe, overrides or ()), engine, address, workers, memory)
     with reporter() as report, open_engine(chosen) as chosen_engine:
         models = Pipeline(chosen, chosen_engine, report.progress, report.note).fit(names)
     for name in names:
         typer.echo(f"{name}: {models[name]['digest']} at {models[name]['path']}")
+        if "auc" in models[name]:
+            typer.echo(_separation(models[name]))
+
+
+def _separation(model: Mapping[str, Any]) -> str:
+    """What a scorer does on records that its fit did not see."""
+    good, bad = model["held_out"]
+    return (
+        f"fitted on {model['records']} records; ROC AUC {model['auc']:.3f} on {good} good and {bad} bad ones held out\n"
+        f"scores at 5, 50 and 95 %: good {model['good']}, bad {model['bad']}; a threshold of {model['good'][0]} drops "
+        "5 % of the good ones"
+    )
 
 
 @app.command()

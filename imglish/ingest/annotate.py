@@ -1,7 +1,7 @@
 """Annotate: measure every occurrence once, so that a change of threshold reads no payload.
 
-One unit per landing file, one row per occurrence in landing's order (schema `records.ANNOTATIONS`), and beside it the
-fingerprints that `imglish.ingest.match` compares; a picture is decoded once for both.
+One unit per landing file, one row per occurrence in landing's order (schema `records.ANNOTATIONS`), and beside it, when
+the recipe matches, the fingerprints that `imglish.ingest.match` compares; a picture is decoded once for both.
 An image is decoded in full here, so truncation and decompression bombs are found before anything is
 decided; what the decoder says becomes the row's `status` and `detail`.
 
@@ -16,6 +16,7 @@ import importlib.resources
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -23,9 +24,9 @@ import pyarrow as pa
 from imglish.errors import ImageError
 from imglish.ingest.addresses import host_of
 from imglish.ingest.hosts import place_of
-from imglish.ingest.match.fingerprints import FINGERPRINTS, VERSIONS, fingerprints
+from imglish.ingest.match.fingerprints import FINGERPRINTS, fingerprints
 from imglish.ingest.match.looks import Look, take_look
-from imglish.ingest.match.shingles import UNSPACED
+from imglish.ingest.match.words import UNSPACED
 from imglish.records import ANNOTATIONS, pack_json, table, unpack_json
 from imglish.shards.images import probe_with
 from imglish.stages import Commit, Receipt, Unit
@@ -39,9 +40,14 @@ _LANGUAGE_CHARACTERS = 2000
 """Language is judged on the first characters of a text; more does not change the answer, only the time."""
 
 
-def annotate_units(landing: Sequence[Output], max_pixels: int) -> list[Unit]:
-    """One unit per landing file; `max_pixels` refuses larger originals before they are decoded."""
-    params = {"max_pixels": max_pixels, "language_model": language_model_digest(), "fingerprints": VERSIONS}
+def annotate_units(
+    landing: Sequence[Output], max_pixels: int, prints: Mapping[str, int] = MappingProxyType({})
+) -> list[Unit]:
+    """One unit per landing file; `max_pixels` refuses larger originals before they are decoded.
+
+    `prints` are the fingerprints `wanted`, with their versions; without any there is no such output.
+    """
+    params = {"max_pixels": max_pixels, "language_model": language_model_digest(), "fingerprints": dict(prints)}
     return [
         Unit(STAGE, VERSION, params, [output.sha256], {"landing": output.path, "max_pixels": max_pixels})
         for output in landing
@@ -58,13 +64,17 @@ class AnnotateTask:
         commit = Commit(self.store, FOLDER, STAGE, unit.id)
         rows: list[dict[str, Any]] = []
         prints: list[pa.Table] = []
+        wanted = unit.params["fingerprints"]
         for batch in self.store.read_batches(unit.spec["landing"], _BATCH_ROWS):
             landed = batch.to_pylist()
-            annotated = [_annotate(row, unit.spec["max_pixels"]) for row in landed]
+            annotated = [_annotate(row, unit.spec["max_pixels"], "look" in wanted) for row in landed]
             rows += [measured for measured, _ in annotated]
-            prints.append(_fingerprints(landed, annotated))
-        output = self.store.put_table(f"{FOLDER}/{STAGE}", table(rows, ANNOTATIONS))
-        found = self.store.put_table(f"{FOLDER}/fingerprints", pa.concat_tables([FINGERPRINTS.empty_table(), *prints]))
+            if wanted:
+                prints.append(_fingerprints(landed, annotated, "text" in wanted))
+        outputs = {"rows": self.store.put_table(f"{FOLDER}/{STAGE}", table(rows, ANNOTATIONS))}
+        if wanted:
+            found = pa.concat_tables([FINGERPRINTS.empty_table(), *prints])
+            outputs["fingerprints"] = self.store.put_table(f"{FOLDER}/fingerprints", found)
         readable = [row for row in rows if row["status"] == "ok"]
         counts = {
             "occurrences": len(rows),
@@ -72,13 +82,14 @@ class AnnotateTask:
             "images": sum(row["kind"] != "text" for row in readable),
             "text_bytes": sum(row["bytes"] for row in readable if row["kind"] == "text"),
         }
-        return commit({"rows": output, "fingerprints": found}, counts)
+        return commit(outputs, counts)
 
 
 def _fingerprints(
-    landed: Sequence[Mapping[str, Any]], annotated: Sequence[tuple[Mapping[str, Any], Look | None]]
+    landed: Sequence[Mapping[str, Any]], annotated: Sequence[tuple[Mapping[str, Any], Look | None]], text: bool
 ) -> pa.Table:
-    readable = [measured["status"] == "ok" for measured, _ in annotated]
+    """Those of a batch; `text` says whether texts and captions are wanted."""
+    readable = [text and measured["status"] == "ok" for measured, _ in annotated]
     texts = [
         row["payload"].decode("utf-8") if ok and row["kind"] == "text" else None
         for row, ok in zip(landed, readable, strict=True)
@@ -87,7 +98,7 @@ def _fingerprints(
     return fingerprints(landed, [look for _, look in annotated], texts, captions)
 
 
-def _annotate(row: Mapping[str, Any], max_pixels: int) -> tuple[dict[str, Any], Look | None]:
+def _annotate(row: Mapping[str, Any], max_pixels: int, look: bool) -> tuple[dict[str, Any], Look | None]:
     kept = ("source", "row", "kind", "record_id", "status", "detail", "bytes")
     measured = {name: row[name] for name in kept}
     if row["receipt"] is not None and row["status"] == "ok":
@@ -99,12 +110,12 @@ def _annotate(row: Mapping[str, Any], max_pixels: int) -> tuple[dict[str, Any], 
     if row["kind"] == "text":
         return measured | _text_columns(row["payload"].decode("utf-8")), None
     try:
-        facts, look = probe_with(row["payload"], max_pixels, take_look)
+        facts, seen = probe_with(row["payload"], max_pixels, take_look if look else lambda image: None)
     except ImageError as error:
         return measured | {"status": error.reason, "detail": error.detail}, None
     long, short = max(facts.width, facts.height), min(facts.width, facts.height)
     size = {"width": facts.width, "height": facts.height, "aspect": long / short}
-    return measured | size | {"format": facts.format, "mode": facts.mode}, look
+    return measured | size | {"format": facts.format, "mode": facts.mode}, seen
 
 
 def _text_columns(text: str) -> dict[str, Any]:
@@ -147,6 +158,13 @@ def detect_language(text: str) -> tuple[str | None, float | None]:
         return None, None
     found = _detector().detect(folded, model="lite", k=1)[0]
     return str(found["lang"]), min(1.0, round(float(found["score"]), 4))
+
+
+@cache
+def known_languages() -> frozenset[str]:
+    """Codes that `detect_language` can give."""
+    found = _detector().detect("a", model="lite", k=1000, threshold=-1.0)
+    return frozenset(str(one["lang"]) for one in found)
 
 
 @cache

@@ -14,6 +14,8 @@ dropped; the other passing ones are merged into it. A pair's captions therefore 
 was seen first elsewhere. Images of an image source merge into a pair of the same bytes unless the recipe
 says `captioned_images = "both"`. The split follows the content: validation if H(seed, record id) < share.
 
+How much of what is kept then goes for the sake of balance is the last step (`imglish.ingest.balance`).
+
 Everything is done on columns; Python sees single rows only where a rule has something to say about them. Small files
 are loaded and written many at a time (`PIECE_ROWS`), so that the number of cells that the shuffle moves follows from
 the number of rows, not from the square of the number of files. The driver holds names of files, never a row.
@@ -32,6 +34,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from imglish.digests import record_halves, table_digest
+from imglish.ingest.balance import balance
 from imglish.ingest.judge import JUDGED, evidence_rows, judge, measured_rows
 from imglish.ingest.match.clusters import apply_clusters
 from imglish.ingest.match.join import NOTHING, Matched, find_clusters, leak_bit, near_bit
@@ -86,7 +89,8 @@ def decide(
     rows = [output.rows for output in annotations]
     buckets = recipe.decide.buckets or max(1, -(-sum(rows) // BUCKET_ROWS))
     spans = _spans(rows)
-    files = [[rows, *more] for rows, more in zip(annotations, measures or [()] * len(annotations), strict=True)]
+    measures = measures or [()] * len(annotations)
+    files = [[rows, *more] for rows, more in zip(annotations, measures, strict=True)]
     paths: dict[str, list[Any]] = {
         "paths": [[output.path for output in outputs] for outputs in files],
         "leaks": [output.path for output in matched.leaks],
@@ -104,7 +108,8 @@ def decide(
     load, reduce = _ByLandingFile(store, recipe, spans), _Align(store, spans)
     decided = run_group(store, FOLDER, engine, decide_unit, load, pieces, range(len(spans)), reduce, progress).outputs
     decisions = [decided[f"{n:06d}/{file:08d}"] for n, span in enumerate(spans) for file in range(*span)]
-    return Decided(decisions, [decided[f"{n:06d}/evidence"] for n in range(len(spans))])
+    evidence = [decided[f"{n:06d}/evidence"] for n in range(len(spans))]
+    return Decided(*balance(store, engine, recipe, decisions, evidence, annotations, measures, spans, progress))
 
 
 def _spans(rows: Sequence[int]) -> list[tuple[int, int]]:

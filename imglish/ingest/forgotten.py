@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from imglish.digests import canonical_json, record_id
@@ -72,6 +72,10 @@ class Forgotten:
         if not gone and self.keys and row.payload is not None:
             gone = record_id("text" if kind == "text" else "image", row.payload).hex() in self.keys
         return Row(row.row, status=STATUS, detail=DETAIL, attempts=row.attempts) if gone else row
+
+    def filtered_all(self, rows: Iterator[Row], kind: Kind) -> Iterator[Row]:
+        """`filtered` of every row; the rows themselves when nothing was ever forgotten."""
+        return rows if self == _NOTHING else (self.filtered(row, kind) for row in rows)
 
 
 def pattern_regex(pattern: str) -> str:

@@ -7,6 +7,9 @@ A host's rows share their upper 31 bits, so a range of places holds whole hosts.
 most `unit_rows`, so a row more or less changes one unit, not all. A host with more rows than that is taken out first
 and its own range halved by URL: it has numbered units, `part` of `parts`, which its lanes share.
 
+Rows reach their units through `Buckets`: those of a range of hosts, and for a host that would fill several of these,
+buckets of its own by leading bits of the URL. They cut where halving would, so units do not show how they were made.
+
 All rows of a host lie in one *lane*, or in as many as the host may have connections; the units of a lane run one after
 the other in one process. So limits on a host that a process keeps are kept by the whole cluster.
 """
@@ -14,7 +17,7 @@ the other in one process. So limits on a host that a process keeps are kept by t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -75,6 +78,55 @@ def bucket_of(places: Places, bits: int) -> NDArray[np.int32]:
     return (places >> (PLACE_BITS - bits)).astype(np.int32)
 
 
+@dataclass(frozen=True)
+class Buckets:
+    """Ranges of places: `1 << bits` of hosts, then for each of the `large` hosts (ascending) `1 << its bits` of URLs.
+
+    A *group* is what one table of robots.txt and the lanes of its hosts belong to: a bucket of hosts, or all buckets of
+    one large host; groups are numbered in the order of buckets.
+    """
+
+    bits: int
+    large: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def plan(cls, rows: int, hosts: Mapping[int, int], bucket_rows: int, unit_rows: int) -> Buckets:
+        """Buckets of at most about `bucket_rows`, or of one unit; `hosts` are the rows of hosts that may be large."""
+        most = max(bucket_rows, unit_rows)
+        large = [(host, bucket_bits(count, most)) for host, count in sorted(hosts.items()) if count > most]
+        return cls(bucket_bits(rows, bucket_rows), tuple(large))
+
+    def groups(self) -> list[range]:
+        """The buckets of every group."""
+        found = [range(n, n + 1) for n in range(1 << self.bits)]
+        for _, bits in self.large:
+            found.append(range(found[-1].stop, found[-1].stop + (1 << bits)))
+        return found
+
+    def of(self, places: Places) -> NDArray[np.int32]:
+        """The bucket of every place."""
+        found = bucket_of(places, self.bits)
+        if not self.large or not len(places):
+            return found
+        hosts, bits = np.array(self.large, np.int64).T
+        starts = np.array([group.start for group in self.groups()[1 << self.bits :]], np.int64)
+        at = np.searchsorted(hosts, places >> URL_BITS).clip(max=len(hosts) - 1)
+        low = (places & (1 << URL_BITS) - 1) >> URL_BITS - bits[at]
+        return np.where(hosts[at] == places >> URL_BITS, starts[at] + low, found).astype(np.int32)
+
+    def cut(self, bucket: int, places: Places, unit_rows: int) -> Iterator[Piece]:
+        """The pieces of a bucket's sorted places; those of a large host's bucket are numbered within it."""
+        group = next(n for n, buckets in enumerate(self.groups()) if bucket in buckets)
+        number = group - (1 << self.bits)
+        if number < 0:
+            yield from cut(places, unit_rows, self.bits, bucket)
+            return
+        host, bits = self.large[number]
+        width = 1 << URL_BITS - bits
+        first = (host << URL_BITS) + (bucket - self.groups()[group].start) * width
+        yield from _parts(places, 0, first, first + width, unit_rows)
+
+
 def cut(places: Places, unit_rows: int, bits: int = 0, bucket: int = 0) -> Iterator[Piece]:
     """The pieces of a bucket's sorted places; each row is in exactly one, no piece is empty."""
     hosts = places >> URL_BITS
@@ -89,9 +141,14 @@ def cut(places: Places, unit_rows: int, bits: int = 0, bucket: int = 0) -> Itera
         yield Piece(small[begin:end], first, last)
     for start, count in zip(starts[counts > unit_rows].tolist(), counts[counts > unit_rows].tolist(), strict=True):
         first = int(hosts[start]) << URL_BITS
-        found = list(_halve(places[start : start + count], first, first + (1 << URL_BITS), 0, unit_rows))
-        for part, (begin, end, low, high) in enumerate(found):
-            yield Piece(np.arange(start + begin, start + end), low, high, part, len(found))
+        yield from _parts(places[start : start + count], start, first, first + (1 << URL_BITS), unit_rows)
+
+
+def _parts(places: Places, start: int, first: int, last: int, unit_rows: int) -> Iterator[Piece]:
+    """The numbered pieces of one host's places in [first, last); they are the rows from `start` on."""
+    found = list(_halve(places, first, last, 0, unit_rows))
+    for part, (begin, end, low, high) in enumerate(found):
+        yield Piece(np.arange(start + begin, start + end), low, high, part, len(found))
 
 
 def _halve(places: Places, first: int, last: int, floor: int, unit_rows: int) -> Iterator[tuple[int, int, int, int]]:

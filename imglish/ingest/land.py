@@ -67,7 +67,7 @@ def land(
     lists = [source for source in recipe.source if source.name in units and is_fetched(source, recipe.root)]
     plain = [source.name for source in recipe.source if source.name in units and source not in lists]
     every = [unit for name in plain for unit in units[name]]
-    receipts = iter(run_map(store, FOLDER, engine, LandTask(store.root), every, progress))
+    receipts = iter(run_map(store, FOLDER, engine, LandTask(store.root, recipe.run.landing == "zstd"), every, progress))
     landed |= {name: [next(receipts) for _ in units[name]] for name in plain}
     if lists:
         landed |= _fetch(store, engine, recipe, lists, units, index, progress, note, again)
@@ -188,6 +188,7 @@ class LandTask:
     """Lands one part: reads, checks, commits file by file."""
 
     root: str  # of the store
+    compressed: bool = True  # texts
 
     def __call__(self, unit: Unit) -> Receipt:
         store = Store(self.root)
@@ -195,10 +196,10 @@ class LandTask:
         source: SourceConfig = unit.spec["source"]
         part: Part = unit.spec["part"]
         forgotten = Forgotten.read(store)
-        with LandingFiles(store, unit.id, source) as files:
+        with LandingFiles(store, unit.id, source, compressed=self.compressed) as files:
             rows = reader(source, unit.spec["root"]).rows(source, part)
-            for row in islice(rows, files.taken, None):
-                files.add(forgotten.filtered(row, source.kind))
+            for row in forgotten.filtered_all(islice(rows, files.taken, None), source.kind):
+                files.add(row)
             outputs, counts = files.finish()
         receipt = commit(outputs, counts)
         store.remove(progress_path(unit.id))

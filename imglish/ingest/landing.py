@@ -16,13 +16,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from imglish.digests import canonical_json
@@ -30,7 +30,7 @@ from imglish.errors import SourceError
 from imglish.ingest.checks import check_row
 from imglish.ingest.sources.base import Row
 from imglish.recipe import SourceConfig
-from imglish.records import LANDING, pack_json
+from imglish.records import LANDING, ROW_KEYS, pack_json
 from imglish.storage import Output, Store
 
 FOLDER = "landing"
@@ -38,13 +38,10 @@ FILE_BYTES = 128 << 20
 """Payload bytes of one landing file; one payload more may go over it."""
 FILE_ROWS = 1 << 18
 _COLUMNS = (
-    "record_id", "row", "payload", "captions", "url", "licence", "bytes", "sha256", "status", "detail", "attempts",
-    "receipt",
+    "record_id", "row", "captions", "url", "licence", "bytes", "sha256", "status", "detail", "attempts", "receipt",
 )  # fmt: skip
 
 Hashes = NDArray[np.int64]
-Columns = tuple[Any, ...]
-"""The cells of one row, in the order of _COLUMNS."""
 
 
 def progress_path(unit: str) -> str:
@@ -55,19 +52,22 @@ class LandingFiles:
     """What a unit has landed so far; see the module.
 
     `goes_on`: whether an interrupted unit goes on behind its committed files. What came over the network may differ
-    the next time, so units that fetch begin anew.
+    the next time, so units that fetch begin anew. `compressed`: texts by zstd.
     """
 
-    def __init__(self, store: Store, unit: str, source: SourceConfig, goes_on: bool = True) -> None:
+    def __init__(
+        self, store: Store, unit: str, source: SourceConfig, goes_on: bool = True, compressed: bool = True
+    ) -> None:
         self.store, self.unit, self.source = store, unit, source
         self.taken = 0
         """Rows of the reader in committed files; the next one to add is this one."""
         self._outputs: list[Output] = []
         self._counts: Counter[str] = Counter(occurrences=0, bytes=0)
         self._names: list[Hashes] = []
-        self._rows: list[Columns] = []
-        self._size = 0
-        self._content = b"text\0" if source.kind == "text" else b"image\0"
+        self._rows = _Rows()
+        self._spare: _Rows | None = None  # is being written, or was
+        self._hash = hashlib.blake2b(b"text\0" if source.kind == "text" else b"image\0", digest_size=16)
+        self._compressed = compressed
         self._writer = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
         self._goes_on = goes_on
@@ -84,24 +84,22 @@ class LandingFiles:
         """Take the reader's next row."""
         row = check_row(self.source, row)
         payload = row.payload
-        if payload is None:
-            known: Columns = (None, row.row, None, None, row.url, row.licence, None, None)
-        else:
-            record_id = hashlib.blake2b(self._content, digest_size=16)
-            record_id.update(payload)
+        record_id = captions = size = sha256 = None
+        if payload is not None:
+            digest = self._hash.copy()
+            digest.update(payload)
+            record_id, size = digest.digest(), len(payload)
             sha256 = None if self.source.kind == "text" else hashlib.sha256(payload).digest()
             captions = None if row.captions is None else pack_json(list(row.captions))
-            size = len(payload)
-            self._size += size
-            known = (record_id.digest(), row.row, payload, captions, row.url, row.licence, size, sha256)
         receipt = None if row.receipt is None else pack_json(dict(row.receipt))
-        self._rows.append((*known, row.status, row.detail, row.attempts, receipt))
-        if self._size >= FILE_BYTES or len(self._rows) >= FILE_ROWS:
+        about = (row.status, row.detail, row.attempts, receipt)
+        self._rows.add(payload, record_id, row.row, captions, row.url, row.licence, size, sha256, *about)
+        if self._rows.size >= FILE_BYTES or len(self._rows) >= FILE_ROWS:
             self._write(final=False)
 
     def finish(self) -> tuple[dict[str, Output], dict[str, int]]:
         """All outputs and counts; SourceError for a row name that came more than once."""
-        if self._rows or not (self._outputs or self._writing):
+        if len(self._rows) or not (self._outputs or self._writing):
             self._write(final=True)
         self._settle()
         refuse_repeats(self.store, self.source, self._outputs, self._names)
@@ -111,7 +109,9 @@ class LandingFiles:
 
     def _write(self, final: bool) -> None:
         self._settle()
-        rows, self._rows, self._size = self._rows, [], 0
+        rows, self._rows = self._rows, _Rows() if self._spare is None else self._spare
+        self._rows.clear()
+        self._spare = rows
         self._writing = self._writer.submit(self._commit, rows, final)
 
     def _settle(self) -> None:
@@ -120,13 +120,14 @@ class LandingFiles:
             self._writing.result()
             self._writing = None
 
-    def _commit(self, rows: list[Columns], final: bool) -> None:
+    def _commit(self, rows: _Rows, final: bool) -> None:
         """On the writer's thread."""
-        self._names.append(hashes([row[1] for row in rows]))
+        self._names.append(hashes(rows.cells["row"]))
         self._counts["occurrences"] += len(rows)
-        self._counts["bytes"] += sum(row[6] or 0 for row in rows)
-        self._counts.update(f"status/{row[8]}" for row in rows)
-        self._outputs.append(put_landing(self.store, landing_table(self.source, rows)))
+        self._counts["bytes"] += rows.size
+        for status, count in Counter(rows.cells["status"]).items():
+            self._counts[f"status/{status}"] += count
+        self._outputs.append(put_landing(self.store, rows.table(self.source), self._compressed))
         self.taken += len(rows)
         if self._goes_on and not final:
             known = {"rows": self.taken, "outputs": [output.to_json() for output in self._outputs]}
@@ -174,32 +175,68 @@ def row_names(store: Store, output: Output) -> list[str]:
     return list(store.read_table(output.path, ["row"]).column("row").to_pylist())
 
 
-def put_landing(store: Store, table: pa.Table) -> Output:
-    """Commit rows of landing in their order; pictures are compressed already, so only texts and the rest are."""
+def put_landing(store: Store, table: pa.Table, compressed: bool = True) -> Output:
+    """Commit rows of landing in order of (record_id, source, row), null ids last.
+
+    Pictures are compressed already, so only texts and the rest may be.
+    """
     pictures = "text" not in table.column("kind").unique().to_pylist()
-    return store.put_table(FOLDER, table, bulky=("payload",), packed=not pictures)
+    order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in ROW_KEYS])
+    return store.put_table(FOLDER, table, bulky=("payload",), packed=compressed and not pictures, order=order)
 
 
-def landing_table(source: SourceConfig, rows: Sequence[Columns]) -> pa.Table:
-    """Rows as landing, in order of (record_id, source, row), null ids last."""
-    known = sorted((row for row in rows if row[0] is not None), key=itemgetter(0, 1))
-    unknown = sorted((row for row in rows if row[0] is None), key=itemgetter(1))
-    columns: Iterable[Sequence[Any]] = zip(*known, *unknown, strict=True) if rows else ([] for _ in _COLUMNS)
-    cells = dict(zip(_COLUMNS, columns, strict=True))
-    arrays = {name: pa.array(cells[name], LANDING.field(name).type) for name in _COLUMNS if name != "payload"}
-    arrays["payload"] = _binary(cells["payload"])
-    arrays["source"] = pa.repeat(pa.scalar(source.name), len(rows))
-    arrays["kind"] = pa.repeat(pa.scalar(source.kind), len(rows))
-    if source.licence is not None:
-        arrays["licence"] = arrays["licence"].fill_null(source.licence)
-    return pa.table([arrays[name] for name in LANDING.names], schema=LANDING)
+class _Rows:
+    """The rows of one file as they come: payloads end to end in one buffer, the other cells by column.
 
+    Tuples of cells would be walked by the garbage collector again and again, a tenth of the time.
+    """
 
-def _binary(cells: Sequence[bytes | None]) -> pa.Array:
-    """A binary column in one copy; nulls are last."""
-    present = [cell for cell in cells if cell is not None]
-    offsets = np.zeros(len(cells) + 1, np.int32)
-    np.cumsum([0 if cell is None else len(cell) for cell in cells], out=offsets[1:])
-    valid = np.packbits(np.arange(len(cells)) < len(present), bitorder="little")
-    buffers = [pa.py_buffer(valid.tobytes()), pa.py_buffer(offsets), pa.py_buffer(b"".join(present))]
-    return pa.Array.from_buffers(pa.binary(), len(cells), buffers)
+    def __init__(self) -> None:
+        self.clear()
+        self._buffer = np.empty(FILE_BYTES, np.uint8)  # huge pages; those never touched cost nothing
+        self._view = self._buffer.data
+
+    def clear(self) -> None:
+        """Begin another file in the same memory."""
+        self.cells: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
+        self._appends = [column.append for column in self.cells.values()]
+        self.size = 0
+        """Bytes of payload."""
+
+    def __len__(self) -> int:
+        return len(self.cells["row"])
+
+    def add(self, payload: bytes | None, *cells: Any) -> None:
+        """`cells` in the order of _COLUMNS."""
+        for append, cell in zip(self._appends, cells, strict=True):
+            append(cell)
+        if payload is not None:
+            end = self.size + len(payload)
+            if end > len(self._buffer):
+                self._grow(end)
+            self._view[self.size : end] = payload
+            self.size = end
+
+    def _grow(self, size: int) -> None:
+        """For the one payload that may go over FILE_BYTES."""
+        grown = np.empty(size, np.uint8)
+        grown[: self.size] = self._buffer[: self.size]
+        self._buffer, self._view = grown, grown.data
+
+    def table(self, source: SourceConfig) -> pa.Table:
+        """As landing, in the order in which they came; it looks into the buffer."""
+        arrays = {name: pa.array(cells, LANDING.field(name).type) for name, cells in self.cells.items()}
+        arrays["payload"] = self._payloads(arrays["bytes"])
+        arrays["source"] = pa.repeat(pa.scalar(source.name), len(self))
+        arrays["kind"] = pa.repeat(pa.scalar(source.kind), len(self))
+        if source.licence is not None:
+            arrays["licence"] = arrays["licence"].fill_null(source.licence)
+        return pa.table([arrays[name] for name in LANDING.names], schema=LANDING)
+
+    def _payloads(self, sizes: pa.Int64Array) -> pa.BinaryArray:
+        """The buffer as a column, without a copy; a row without size has no payload."""
+        offsets = np.zeros(len(self) + 1, np.int32)
+        np.cumsum(sizes.fill_null(0).to_numpy(), out=offsets[1:])
+        valid = np.packbits(sizes.is_valid().to_numpy(zero_copy_only=False), bitorder="little")
+        buffers = [pa.py_buffer(valid.tobytes()), pa.py_buffer(offsets), pa.py_buffer(self._buffer)]
+        return pa.Array.from_buffers(pa.binary(), len(self), buffers)

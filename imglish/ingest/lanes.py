@@ -37,6 +37,8 @@ VERSION = 2
 ROBOTS_SECONDS = 24 * 3600
 """Age after which a robots.txt is fetched anew before more is asked of its host (RFC 9309 section 2.4: 24 hours)."""
 _ROBOTS_GROUP = 512
+_URL_ROWS = 1 << 14
+"""Rows of a list that are looked at together."""
 _CAPTIONS = ("no_caption", "not_utf8", "bad_row")
 """Outcomes that the list decided; it says something else now."""
 
@@ -65,12 +67,15 @@ class FetchJob:
     def run(
         self,
         units: Sequence[Listed],
-        files: Sequence[Output],
+        files: Sequence[Sequence[Output]],
         content: Mapping[str, Mapping[str, Any]],
         earlier: Mapping[str, Sequence[Receipt]],
         again: Callable[[Receipt], frozenset[str]] = lambda receipt: frozenset(),
     ) -> dict[str, list[Receipt]]:
-        """Receipts of every source's units, in order of their places; `content` and `earlier` go by source."""
+        """Receipts of every source's units, in order of their places; `files` are those of each group of hosts.
+
+        `content` and `earlier` go by source.
+        """
         sources = {source.name: source for source in self.recipe.source}
         overlap = {name: _Overlap(receipts) for name, receipts in earlier.items()}
         ids = [fetch_unit(content[unit.source], unit).id for unit in units]
@@ -97,16 +102,16 @@ class FetchJob:
         self,
         todo: Sequence[Work],
         known: Mapping[int, Receipt | None],
-        files: Sequence[Output],
+        files: Sequence[Sequence[Output]],
         done: dict[str, Receipt | None],
         total: int,
     ) -> None:
-        stale = {work.listed.bucket for work in todo if "robots_unreachable" in work.again}
-        robots = self._robots(sorted({work.listed.bucket for work in todo}), known, files, stale)
+        stale = {work.listed.hosts for work in todo if "robots_unreachable" in work.again}
+        robots = self._robots(sorted({work.listed.hosts for work in todo}), known, files, stale)
         left = len(todo)
         lanes = list(cut_lanes(todo, self.recipe.fetch.host_connections))
         task = LaneTask(self.store.root, self.recipe.fetch)
-        units = [lane_unit(lane, robots.get(lane[0].listed.bucket), self.recipe.fetch) for lane in lanes]
+        units = [lane_unit(lane, robots.get(lane[0].listed.hosts), self.recipe.fetch) for lane in lanes]
         for finished in self.engine.map(task, units):
             receipts = [Receipt.from_json(packed.encode()) for packed in finished.notes["receipts"]]
             done |= {receipt.unit: receipt for receipt in receipts}
@@ -116,16 +121,16 @@ class FetchJob:
 
     def _robots(
         self,
-        buckets: Sequence[int],
+        groups: Sequence[int],
         known: Mapping[int, Receipt | None],
-        files: Sequence[Output],
+        files: Sequence[Sequence[Output]],
         stale: Collection[int],
     ) -> dict[int, str]:
-        """The table of robots.txt of each bucket, fetched where there is none or it is too old."""
+        """The table of robots.txt of each group, fetched where there is none or it is too old."""
         if not self.recipe.fetch.robots:
             return {}
-        units = {n: self._robots_unit(files[n]) for n in buckets}
-        fresh = {n: old for n in buckets if n not in stale and (old := known[n]) is not None and _is_fresh(old)}
+        units = {n: self._robots_unit(files[n]) for n in groups}
+        fresh = {n: old for n in groups if n not in stale and (old := known[n]) is not None and _is_fresh(old)}
         todo = [unit for n, unit in units.items() if n not in fresh]
         tables = {receipt.unit: receipt.outputs["rows"].path for receipt in fresh.values()}
         task = RobotsTask(self.store.root, self.recipe.fetch)
@@ -135,14 +140,16 @@ class FetchJob:
                 self.progress("robots", number + 1, len(todo))
         return {n: tables[unit.id] for n, unit in units.items()}
 
-    def _robots_unit(self, file: Output) -> Unit:
+    def _robots_unit(self, files: Sequence[Output]) -> Unit:
         config = self.recipe.fetch
         params = {"user_agent": config.user_agent, "allow_private": list(config.allow_private)}
-        return Unit("robots", VERSION, params, [file.sha256], {"path": file.path})
+        return Unit(
+            "robots", VERSION, params, [file.sha256 for file in files], {"paths": [file.path for file in files]}
+        )
 
-    def _known_robots(self, files: Sequence[Output]) -> dict[int, Receipt | None]:
-        """The receipts of all buckets' tables; looked up even if nothing is to do, so that `gc` keeps them."""
-        units = [self._robots_unit(file) for file in files] if self.recipe.fetch.robots else []
+    def _known_robots(self, files: Sequence[Sequence[Output]]) -> dict[int, Receipt | None]:
+        """The receipts of all groups' tables; looked up even if nothing is to do, so that `gc` keeps them."""
+        units = [self._robots_unit(group) for group in files] if self.recipe.fetch.robots else []
         known = find_receipts(self.store, FOLDER, "robots", [unit.id for unit in units])
         return {n: known.get(unit.id) for n, unit in enumerate(units)}
 
@@ -162,10 +169,10 @@ def cut_lanes(todo: Iterable[Work], connections: int) -> Iterator[list[Work]]:
     for work in todo:
         unit = work.listed
         if not unit.parts:
-            lanes[unit.bucket, unit.piece, 0].append(work)
+            lanes[unit.hosts, unit.piece, 0].append(work)
         else:
             width = min(connections, unit.parts)
-            lanes[unit.bucket, -(unit.piece - unit.part) - 1, unit.part % width].append(work)
+            lanes[unit.hosts, -(unit.piece - unit.part) - 1, unit.part % width].append(work)
     yield from sorted(lanes.values(), key=lambda lane: -sum(work.listed.rows for work in lane))
 
 
@@ -194,7 +201,7 @@ class _Overlap:
 
 @dataclass(frozen=True)
 class RobotsTask:
-    """Fetches robots.txt of every origin in one bucket, each once."""
+    """Fetches robots.txt of every origin in one group of hosts, each once."""
 
     root: str
     config: FetchConfig
@@ -203,12 +210,17 @@ class RobotsTask:
         store = Store(self.root)
         commit = Commit(store, FOLDER, "robots", unit.id)
         began = int(time.time())
-        urls = store.read_table(unit.spec["path"], ["url", "status"]).to_pylist()
-        origins = origins_of(row["url"] for row in urls if row["status"] == TO_FETCH)
-        rows = fetch_robots(origins, self.config)
+        rows = fetch_robots(origins_of(_asked(store, unit.spec["paths"])), self.config)
         output = store.put(f"{FOLDER}/robots", ".parquet", lambda sink: _write_robots(rows, sink))
         verdicts = Counter(f"robots/{word}" for word in rows.column("verdict").to_pylist())
         return commit({"rows": output}, dict(sorted(verdicts.items())), {"fetched": began})
+
+
+def _asked(store: Store, paths: Sequence[str]) -> Iterator[str]:
+    """The URLs of listed rows that are to be fetched."""
+    for path in paths:
+        for batch in store.read_batches(path, _URL_ROWS, ["url", "status"]):
+            yield from (row["url"] for row in batch.to_pylist() if row["status"] == TO_FETCH)
 
 
 def _write_robots(rows: pa.Table, sink: Any) -> int:

@@ -4,15 +4,16 @@ Two stages, so that what a host is asked for is known in one place (docs/adr/001
 
 - `list` (map, part of a source) reads the rows of a URL list into a table `LISTED`, with the place of each;
 - `hosts` (group, bucket of places) sorts them and cuts them into units: files of rows, one row group a unit, and a
-  table `UNITS` that says where each lies.
+  table `UNITS` that says where each lies. A host with more rows than a bucket has several.
 
 `listed(...)` runs both and returns the units of all sources. Nothing here sends a request.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, BinaryIO
 
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from imglish.digests import table_digest
 from imglish.ingest.addresses import host_of
-from imglish.ingest.hosts import bucket_bits, bucket_of, cut, place_of, places_of
+from imglish.ingest.hosts import URL_BITS, Buckets, Places, place_of, places_of
 from imglish.ingest.landing import FOLDER, Hashes, hashes, refuse_repeats
 from imglish.ingest.sources import reader
 from imglish.ingest.sources.base import TO_FETCH, Part, Reader, Row
@@ -34,11 +35,16 @@ from imglish.records import pack_json, table, unpack_json
 from imglish.stages import Commit, Engine, Progress, Receipt, Unit, find_receipt, run_group, run_map
 from imglish.storage import Output, Store
 
-VERSION = 1
+VERSION = 2
 LIST_ROWS = 1 << 15
 """Rows of a list that are held as objects and written at once, about 50 MB with all that is made of them."""
 BUCKET_ROWS = 1 << 16
 """Rows in one bucket of hosts, about: 15 MB, a second of work, and at most as many robots.txt."""
+PIECE_ROWS = 200_000
+"""Rows that are loaded at once: 50 MB; a table of its own for each small list would make more cells than rows."""
+COUNTED_SHARE, COUNTED_ROWS = 1 / 2048, 64
+"""A part of a list counts the rows of those hosts that have this share of it and at least so many. What of a host is
+not counted is less than this share of all rows, which a bucket holds beside its own."""
 
 LISTED = pa.schema(
     [
@@ -53,6 +59,9 @@ LISTED = pa.schema(
         pa.field("detail", pa.string()),
     ]
 )
+
+_DIFFERENT = ("row", "place", "url", "captions")
+"""Columns in which no two cells are alike."""
 
 UNITS = pa.schema(
     [
@@ -71,7 +80,10 @@ UNITS = pa.schema(
 
 @dataclass(frozen=True)
 class Listed:
-    """One unit of rows to fetch: a row of UNITS, the file that it lies in, and its bucket."""
+    """One unit of rows to fetch: a row of UNITS, the file that it lies in, and the group of its hosts.
+
+    `piece`, `part` and `parts` are those of the group, which several buckets may make up.
+    """
 
     source: str
     first: int
@@ -83,7 +95,7 @@ class Listed:
     part: int
     parts: int
     path: str
-    bucket: int
+    hosts: int
 
     def read(self, store: Store) -> list[Row]:
         """The rows, in order of their places."""
@@ -98,25 +110,56 @@ def listed(
     units: Sequence[Unit],
     unit_rows: int,
     progress: Progress | None = None,
-) -> tuple[list[Listed], list[Output]]:
-    """The fetch units of all lists, by bucket and piece, and each bucket's file of rows."""
+) -> tuple[list[Listed], list[list[Output]]]:
+    """The fetch units of all lists, by group of hosts and piece, and each group's files of rows."""
     receipts = run_map(store, FOLDER, engine, ListTask(store), units, progress)
     tables = [receipt.outputs[name] for receipt in receipts for name in sorted(receipt.outputs)]
     total = sum(output.rows for output in tables)
     if not total:
         return [], []
-    bits = bucket_bits(total, BUCKET_ROWS)
-    params = {"unit_rows": unit_rows, "bits": bits}
-    unit = Unit("hosts", VERSION, params, [output.sha256 for output in tables])
-    pieces = [{"path": output.path} for output in tables if output.rows]
-    load, reduce = _Load(store, bits), _Cut(store, unit_rows, bits)
-    grouped = run_group(store, FOLDER, engine, unit, load, pieces, range(1 << bits), reduce, progress).outputs
-    files = [grouped[f"{bucket:06d}/rows"] for bucket in range(1 << bits)]
-    found = []
-    for bucket, file in enumerate(files):
-        rows = store.read_table(grouped[f"{bucket:06d}/units"].path).to_pylist()
-        found += [Listed(**values, path=file.path, bucket=bucket) for values in rows]
+    counted: Counter[int] = Counter()
+    for receipt in receipts:
+        counted.update(dict(receipt.notes["hosts"]))
+    buckets = Buckets.plan(total, counted, BUCKET_ROWS, unit_rows)
+    unit = Unit("hosts", VERSION, _params(buckets, unit_rows), [output.sha256 for output in tables])
+    groups = buckets.groups()
+    load, reduce, wanted = _Load(store, buckets), _Cut(store, unit_rows, buckets), range(groups[-1].stop)
+    grouped = run_group(store, FOLDER, engine, unit, load, _pieces(tables), wanted, reduce, progress).outputs
+    files = [[grouped[f"{bucket:06d}/rows"] for bucket in group] for group in groups]
+    found: list[Listed] = []
+    for number, group in enumerate(groups):
+        indexes = [store.read_table(grouped[f"{bucket:06d}/units"].path).to_pylist() for bucket in group]
+        found += _numbered(number, indexes, [file.path for file in files[number]])
     return found, files
+
+
+def _params(buckets: Buckets, unit_rows: int) -> dict[str, Any]:
+    return {"unit_rows": unit_rows, "bits": buckets.bits, "large": [list(host) for host in buckets.large]}
+
+
+def _pieces(tables: Sequence[Output]) -> list[dict[str, Any]]:
+    """Consecutive tables that are loaded together."""
+    pieces: list[dict[str, Any]] = []
+    room = 0
+    for output in tables:
+        if output.rows > room or not pieces:
+            pieces.append({"paths": []})
+            room = PIECE_ROWS
+        pieces[-1]["paths"].append(output.path)
+        room -= output.rows
+    return pieces
+
+
+def _numbered(group: int, indexes: Sequence[Sequence[Mapping[str, Any]]], paths: Sequence[str]) -> list[Listed]:
+    """The units of a group, from the index of each of its buckets; those of one host are numbered through."""
+    found: list[Listed] = []
+    pieces = 0
+    for rows, path in zip(indexes, paths, strict=True):
+        found += [Listed(**{**row, "piece": row["piece"] + pieces}, path=path, hosts=group) for row in rows]
+        pieces = found[-1].piece + 1 if found else 0
+    if len(paths) == 1:
+        return found
+    return [replace(unit, part=unit.piece, parts=pieces) for unit in found]
 
 
 def list_unit(source: SourceConfig, part: Part, content: Mapping[str, Any], version: int | str, root: str) -> Unit:
@@ -136,29 +179,36 @@ class ListTask:
         commit = Commit(self.store, FOLDER, "list", unit.id)
         source: SourceConfig = unit.spec["source"]
         found = reader(source, unit.spec["root"])
-        outputs, names = [], []
+        outputs, names, hosts = [], [], []
         for rows, named in listed_tables(found, source, unit.spec["part"]):
-            outputs.append(self.store.put_table(f"{FOLDER}/lists", rows))
+            outputs.append(self.store.put_table(f"{FOLDER}/lists", rows, bulky=_DIFFERENT))
             names.append(named)
+            hosts.append(rows.column("place").to_numpy() >> URL_BITS)
         refuse_repeats(self.store, source, outputs, names)
         every = {f"rows/{number:06d}": output for number, output in enumerate(outputs)}
-        return commit(every, {"occurrences": sum(output.rows for output in outputs)})
+        counts = {"occurrences": sum(output.rows for output in outputs)}
+        return commit(every, counts, {"hosts": common_hosts(hosts)})
+
+
+def common_hosts(tables: Sequence[Places]) -> list[list[int]]:
+    """[host, rows] of the hosts with a large share of a part, ascending; given as the host of every row."""
+    rows = sum(map(len, tables))
+    counts: Counter[int] = Counter()
+    for hosts in tables:
+        counts.update(dict(zip(*(found.tolist() for found in np.unique(hosts, return_counts=True)), strict=True)))
+    return sorted([host, count] for host, count in counts.items() if count >= max(COUNTED_ROWS, COUNTED_SHARE * rows))
 
 
 def listed_tables(found: Reader, source: SourceConfig, part: Part) -> Iterator[tuple[pa.Table, Hashes]]:
     """The rows of a part as LISTED, table by table, and hashes of their names, none of rows that are numbered.
 
-    A reader that has `tables` gives rows by columns, 1.6 microseconds each instead of ten to sixteen; those behind
-    the point where it stops are read one by one.
+    A reader that has `tables` gives rows by columns, 2 microseconds each instead of ten to sixteen.
     """
-    taken = 0
     if isinstance(found, UrlList):
-        for plain, odd in found.tables(source, part):
-            yield pa.concat_tables([_with_places(source.name, plain), listed_table(source.name, odd)]), hashes([])
-            taken += plain.num_rows + len(odd)
-    if taken == part.spec.get("rows"):
+        for plain, others in found.tables(source, part):
+            yield pa.concat_tables([_with_places(source.name, plain), listed_table(source.name, others)]), hashes([])
         return
-    rows = islice(found.rows(source, part), taken, None)
+    rows = found.rows(source, part)
     while chunk := list(islice(rows, LIST_ROWS)):
         yield listed_table(source.name, chunk), hashes([row.row for row in chunk])
 
@@ -207,36 +257,44 @@ class _Load:
     """Loads listed rows with their bucket."""
 
     store: Store
-    bits: int
+    buckets: Buckets
 
     def __call__(self, piece: Mapping[str, Any]) -> pa.Table:
-        rows = self.store.read_table(piece["path"])
-        bucket = bucket_of(rows.column("place").to_numpy(), self.bits)
+        rows = pa.concat_tables([self.store.read_table(path) for path in piece["paths"]])
+        bucket = self.buckets.of(rows.column("place").to_numpy())
         return rows.append_column(pa.field("bucket", pa.int32()), pa.array(bucket))
 
 
 @dataclass(frozen=True)
 class _Cut:
-    """Sorts the rows of one bucket and cuts them into units."""
+    """Sorts the rows of one bucket and cuts them into units; its own unit is known by those."""
 
     store: Store
     unit_rows: int
-    bits: int
+    buckets: Buckets
     stage: str = "hosts"
 
     def __call__(self, bucket: int, rows: pa.Table) -> Receipt:
         rows = rows.drop_columns(["bucket"])
         keys = [(key, "ascending") for key in ("place", "source", "row")]
         rows = rows.take(pc.sort_indices(rows, sort_keys=keys)).combine_chunks()
-        params = {"unit_rows": self.unit_rows, "bits": self.bits, "bucket": bucket}
-        unit = Unit("hosts-bucket", VERSION, params, [table_digest(rows)])  # in the order of its keys
+        units, groups = self._units(bucket, rows)
+        params = _params(self.buckets, self.unit_rows) | {"bucket": bucket}
+        unit = Unit("hosts-bucket", VERSION, params, [values["digest"] for values in units])
         found = find_receipt(self.store, FOLDER, unit.stage, unit.id)
         if found is not None:
             return found
         commit = Commit(self.store, FOLDER, unit.stage, unit.id)
+        file = self.store.put(f"{FOLDER}/hosts", ".parquet", lambda sink: _write(groups, sink))
+        index = self.store.put_table(f"{FOLDER}/units", table(units, UNITS))
+        return commit({"rows": file, "units": index}, {"units": len(units)}, {"bucket": bucket})
+
+    def _units(self, bucket: int, rows: pa.Table) -> tuple[list[dict[str, Any]], list[pa.Table]]:
+        """The units of sorted rows as values of UNITS, and the rows of each."""
         units: list[dict[str, Any]] = []
         groups: list[pa.Table] = []
-        for piece, what in enumerate(cut(rows.column("place").to_numpy(), self.unit_rows, self.bits, bucket)):
+        pieces = self.buckets.cut(bucket, rows.column("place").to_numpy(), self.unit_rows)
+        for piece, what in enumerate(pieces):
             taken = _taken(rows, what.rows)
             span = {"first": what.first, "last": what.last - 1, "part": what.part, "parts": what.parts}
             sources = sorted(pc.unique(taken.column("source")).to_pylist())
@@ -246,9 +304,7 @@ class _Cut:
                 place = {"source": source, "rows": mine.num_rows, "digest": digest, "group": len(groups)}
                 units.append(place | span | {"piece": piece})
                 groups.append(mine)
-        file = self.store.put(f"{FOLDER}/hosts", ".parquet", lambda sink: _write(groups, sink))
-        index = self.store.put_table(f"{FOLDER}/units", table(units, UNITS))
-        return commit({"rows": file, "units": index}, {"units": len(units)}, {"bucket": bucket})
+        return units, groups
 
 
 def _taken(rows: pa.Table, numbers: NDArray[np.int64]) -> pa.Table:

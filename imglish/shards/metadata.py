@@ -14,7 +14,7 @@ counts once, however often it is repeated; a removed one (a tombstone) not at al
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,10 @@ METADATA = pa.schema(
     ]
 )
 KEYS = ("table", "kind", "key", "source", "row", "name", "language", "value")
-_OCCURRENCE = ("source", "row", "merged", "priority", "url", "licence", "language", "width", "height")
+OCCURRENCE = ("source", "row", "merged", "priority", "url", "licence", "language", "width", "height")
+"""Columns of an occurrence that it has from its landing file."""
+_COUNTED = 1 << 20
+"""Values below this are counted in one array; they are ids, codes and lengths."""
 
 
 class Metadata:
@@ -58,7 +61,8 @@ class Metadata:
 
     def __init__(self) -> None:
         self._occurrences: list[dict[str, Any]] = []
-        self._values: dict[tuple[str, str, str, str | None], list[NDArray[np.int32]]] = defaultdict(list)
+        self._tables: list[pa.Table] = []
+        self._values: dict[tuple[str, str, str, str | None], list[NDArray[Any]]] = defaultdict(list)
 
     def add_pair(
         self, key: str, members: Sequence[Mapping[str, Any]], origins: Sequence[int], ids: Sequence[U16], codes: U16
@@ -87,36 +91,71 @@ class Metadata:
         self.add_values("ids", "text", members[0], ids)
         self.add_values("document_ids", "text", members[0], len(ids))
 
+    def add_documents(
+        self, occurrences: pa.Table, values: Iterable[tuple[str, str | None, U16, NDArray[np.int64]]]
+    ) -> None:
+        """Many documents: their occurrences (`occurrence_table`) in the order of `KEYS`, and by source and language
+        the ids of all of them and how many each has."""
+        self._tables.append(occurrences)
+        for source, language, ids, lengths in values:
+            self._values["ids", "text", source, language].append(ids)
+            self._values["document_ids", "text", source, language].append(lengths)
+
     def add_occurrence(self, kind: Kind, key: str, member: Mapping[str, Any], **more: int) -> None:
         """One occurrence of a sample; `more` is captions, or start and length."""
-        facts = {name: member[name] for name in _OCCURRENCE}
+        facts = {name: member[name] for name in OCCURRENCE}
         self._occurrences.append({"table": "occurrence", "kind": kind, "key": key, **facts, **more})
 
     def add_values(self, name: str, kind: Kind, member: Mapping[str, Any], values: ArrayLike) -> None:
         """Values of a histogram, for the source and language of an occurrence."""
-        array = np.asarray(values, dtype=np.int32).reshape(-1)
+        array = np.asarray(values).reshape(-1)
         self._values[name, kind, member["source"], member["language"]].append(array)
 
     def table(self) -> pa.Table:
-        """All rows in the order of `KEYS`."""
-        occurrences = _table(self._occurrences)
-        histograms = [self._histogram(*group) for group in self._values]
-        return sort_rows(pa.concat_tables([occurrences, *histograms]), KEYS).combine_chunks()
+        """All rows in the order of `KEYS`: histograms, occurrences of images and pairs, and those of documents."""
+        histograms = [self._histogram(*group) for group in sorted(self._values, key=_histogram_place)]
+        occurrences = sort_rows(_table(self._occurrences), KEYS)
+        return pa.concat_tables([*histograms, occurrences, *self._tables]).combine_chunks()
 
     def _histogram(self, name: str, kind: str, source: str, language: str | None) -> pa.Table:
-        values, counts = np.unique(np.concatenate(self._values[name, kind, source, language]), return_counts=True)
+        values, counts = _tally(np.concatenate(self._values[name, kind, source, language]))
         fixed = {"table": "histogram", "kind": kind, "source": source, "language": language, "name": name}
-        rows = len(values)
         columns = {"value": pa.array(values, pa.int32()), "count": pa.array(counts, pa.int64())}
-        return pa.table(
-            [
-                columns[field.name]
-                if field.name in columns
-                else pa.repeat(pa.scalar(fixed.get(field.name), field.type), rows)
-                for field in METADATA
-            ],
-            schema=METADATA,
-        )
+        return _filled(fixed, columns, len(values))
+
+
+def occurrence_table(kind: Kind, keys: pa.Array, members: pa.Table, more: Mapping[str, NDArray[np.int64]]) -> pa.Table:
+    """Occurrence rows as `Metadata.add_occurrence` makes them, of many samples: their keys, and the columns
+    `OCCURRENCE` of their landing files."""
+    columns = {name: members.column(name) for name in OCCURRENCE} | {"key": keys}
+    columns |= {name: pa.array(values) for name, values in more.items()}
+    return _filled({"table": "occurrence", "kind": kind}, columns, members.num_rows)
+
+
+def _filled(fixed: Mapping[str, Any], columns: Mapping[str, Any], rows: int) -> pa.Table:
+    """A table of columns that are given, are the same in every row, or are null."""
+    given = [
+        columns[field.name].cast(field.type)
+        if field.name in columns
+        else pa.repeat(pa.scalar(fixed.get(field.name), field.type), rows)
+        for field in METADATA
+    ]
+    return pa.table(given, schema=METADATA)
+
+
+def _tally(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Different values in ascending order, and how often each stands there."""
+    if values.size and values.max() < _COUNTED:
+        counts = np.bincount(values)
+        found = np.flatnonzero(counts)
+        return found, counts[found]
+    return np.unique(values, return_counts=True)
+
+
+def _histogram_place(group: tuple[str, str, str, str | None]) -> tuple[str, str, str, bool, str]:
+    """Where a histogram stands in the order of `KEYS`, whose nulls come last."""
+    name, kind, source, language = group
+    return kind, source, name, language is None, language or ""
 
 
 def survivor(members: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -62,7 +62,7 @@ class DigestRows:
     def __call__(self, unit: Unit) -> Receipt:
         commit = Commit(self.store, self.folder, unit.stage, unit.id)
         table = digest_rows(self.placement, {part: self.store.read_table(unit.spec[part]) for part in PARTS})
-        present = np.zeros(len(self.placement.slots()), bool)
+        present = np.zeros(len(self.placement), bool)
         present[table.column("shard").to_numpy()] = True
         output = self.store.put_table(f"{self.folder}/{unit.stage}", table)
         return commit({"rows": output}, {"rows": table.num_rows}, {"shards": np.packbits(present).tobytes().hex()})
@@ -99,7 +99,7 @@ class LoadRows:
         rows = self.store.read_table(piece[part])
         shards = _ordinals(self.placement, part, rows)
         wanted = np.isin(shards, np.asarray(self.shards, dtype=np.int32))
-        rows = rows.filter(pa.array(wanted))
+        rows = rows if wanted.all() else rows.filter(pa.array(wanted))
         extra: dict[str, Any] = {"bucket": shards[wanted], "part": [part] * rows.num_rows}
         if part == "images":
             extra["jpeg"] = self._jpegs(piece["landing"], rows)

@@ -48,7 +48,7 @@ def shard_rows(
     progress: Progress | None = None,
 ) -> dict[int, ShardRows]:
     """Rows and digest of every shard of the placement, also of those that nothing falls into."""
-    shards = len(placement.slots())
+    shards = len(placement)
     tables = [receipt.outputs["rows"] for receipt in digested]
     count = max(1, -(-sum(table.rows for table in tables) // UNIT_ROWS))
     edges = np.linspace(0, shards, min(count, shards) + 1).astype(int).tolist()

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from imglish.errors import StageError
 from imglish.records import Kind
 from imglish.shards.captions import merge_captions
 from imglish.shards.format import VIEW_FIELDS, decode_u16
 from imglish.shards.metadata import Metadata, metadata_digest
-from imglish.shards.pack_load import PARTS
+from imglish.shards.pack_texts import Texts
 from imglish.shards.placement import Slot
 from imglish.shards.samples import U16, ImageSample, PairSample
 from imglish.shards.writer import ShardFacts, write_shard
@@ -59,12 +60,12 @@ class WriteShard:
 
         def write(file: BinaryIO) -> int:
             repeats = content.repeats(self.repeat)
-            written.append(write_shard(file, content.pairs(), content.images(), content.documents(), repeats))
+            written.append(write_shard(file, content.pairs(), content.images(), content.texts.documents, repeats))
             return sum(written[0].counts[kind] for kind in ("pair", "image", "text"))
 
         shard = self.store.put(FOLDER, ".tar", write)
         facts = written[0]
-        content.note_documents(facts.starts)
+        content.metadata.add_documents(content.texts.occurrences(facts.starts), content.texts.values())
         metadata = content.metadata.table()
         table = self.store.put_table(FOLDER, metadata)
         slot = todo.slot
@@ -96,23 +97,30 @@ class _Content:
             "occurrences",
         )
         self.counts = Counter(dict.fromkeys(names, 0))
-        self._jpegs = rows.column("jpeg") if rows.num_rows else None
-        self._groups: dict[str, dict[tuple[str, bytes], Any]] = {part: {} for part in PARTS}
-        self._groups["members"] = defaultdict(list)
-        light = rows.drop_columns(["jpeg"]) if rows.num_rows else rows
-        for number, row in enumerate(light.to_pylist()):
-            self._place(number, row)
-        for members in self._groups["members"].values():
+        is_text = pc.equal(rows.column("kind"), "text")
+        self.texts = Texts(rows if pc.all(is_text).as_py() else rows.drop_columns(["jpeg"]).filter(is_text))
+        self._jpegs = rows.column("jpeg")
+        self._images: dict[tuple[str, bytes], dict[str, Any]] = {}
+        self._members: dict[tuple[str, bytes], list[dict[str, Any]]] = defaultdict(list)
+        light = rows.drop_columns(["jpeg", "ids"]).append_column("number", pa.array(np.arange(rows.num_rows)))
+        for row in light.filter(pc.invert(is_text)).to_pylist():
+            self._place(row)
+        for members in self._members.values():
             members.sort(key=lambda member: (member["priority"], member["source"], member["row"]))
-        self.counts["occurrences"] = sum(map(len, self._groups["members"].values()))
+        self.counts["occurrences"] = sum(map(len, self._members.values())) + self.texts.members.num_rows
+        self.counts["documents"] = len(self.texts.documents)
+        self.counts["document_ids"] = int(self.texts.lengths.sum())
         self._check()
 
-    def repeats(self, by_source: Mapping[str, int]) -> dict[tuple[Kind, str], int]:
-        """Index rows of every pair and image that has more than one: the largest factor of its occurrences' sources."""
+    def repeats(self, factors: Mapping[str, int]) -> dict[tuple[Kind, str], int]:
+        """Index rows of every pair and image that has more than one: the largest factor of its kind and its
+        occurrences' sources and languages (`PackConfig.repeat`)."""
         found: dict[tuple[Kind, str], int] = {}
-        for (kind, record_id), members in self._groups["members"].items():
-            factor = max(by_source.get(member["source"], 1) for member in members)
-            if factor > 1 and kind != "text":
+        for (kind, record_id), members in self._members.items():
+            names = {f"kind={kind}", *(member["source"] for member in members)}
+            names |= {f"language={member['language']}" for member in members}
+            factor = max(factors.get(name, 1) for name in names)
+            if factor > 1:
                 found[cast(Kind, kind), record_id.hex()] = factor
         return found
 
@@ -134,44 +142,29 @@ class _Content:
             self.metadata.add_image(key, members, codes)
             yield ImageSample(key, self._jpeg(image), views, codes)
 
-    def documents(self) -> Sequence[U16]:
-        found = [decode_u16(row["ids"]) for _, row in sorted(self._groups["documents"].items())]
-        self.counts["documents"] = len(found)
-        self.counts["document_ids"] = sum(map(len, found))
-        return found
-
-    def note_documents(self, starts: Sequence[int] | np.ndarray[Any, np.dtype[np.int64]]) -> None:
-        """Metadata of text, when the places of its documents are known."""
-        for start, (place, row) in zip(starts, sorted(self._groups["documents"].items()), strict=True):
-            self.metadata.add_document(
-                place[1].hex(), self._groups["members"][place], int(start), decode_u16(row["ids"])
-            )
-
-    def _place(self, number: int, row: dict[str, Any]) -> None:
+    def _place(self, row: dict[str, Any]) -> None:
         place = (row["kind"], row["record_id"])
         if row["part"] == "members":
-            self._groups["members"][place].append(row)
+            self._members[place].append(row)
             return
-        if place in self._groups[row["part"]]:
+        if place in self._images:
             raise StageError(f"pack: {place[0]} {place[1].hex()} stands twice in the {row['part']} tables")
-        self._groups[row["part"]][place] = {**row, "number": number}
+        self._images[place] = row
 
     def _check(self) -> None:
         """Every record has occurrences, and every occurrence has its record."""
-        records = {*self._groups["images"], *self._groups["documents"]}
-        for kind, record_id in sorted(records ^ set(self._groups["members"])):
-            has = (
-                "codes or ids but no occurrence" if (kind, record_id) in records else "occurrences but no codes or ids"
-            )
+        for kind, record_id in sorted(set(self._images) ^ set(self._members)):
+            known = (kind, record_id) in self._images
+            has = "codes or ids but no occurrence" if known else "occurrences but no codes or ids"
             raise StageError(f"pack: {kind} {record_id.hex()} has {has}; run the tokenize stage again")
 
     def _samples(self, kind: Kind) -> Iterator[tuple[str, dict[str, Any], list[dict[str, Any]]]]:
-        for place, image in sorted(self._groups["images"].items()):
+        for place, image in sorted(self._images.items()):
             if place[0] == kind:
-                yield place[1].hex(), image, self._groups["members"][place]
+                yield place[1].hex(), image, self._members[place]
 
     def _jpeg(self, image: dict[str, Any]) -> bytes:
-        return bytes(self._jpegs[image["number"]].as_py()) if self._jpegs is not None else b""
+        return bytes(self._jpegs[image["number"]].as_py())
 
 
 def _arrays(kind: Kind, key: str, image: Mapping[str, Any]) -> tuple[U16, U16]:

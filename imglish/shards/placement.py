@@ -44,6 +44,10 @@ class Placement:
     validation: int
     layout: str
 
+    def __len__(self) -> int:
+        """The number of shards."""
+        return sum(self._of(split) for split in SPLITS) * (len(KINDS) if self.layout == "by-kind" else 1)
+
     def slots(self) -> list[Slot]:
         """Every shard in the order of the manifest."""
         kinds: Sequence[Kind | None] = KINDS if self.layout == "by-kind" else (None,)

@@ -61,6 +61,13 @@ _COARSE = 16
 _TILE = 64
 """Patches whose scores are computed together; with 8,192 codes at most 2 MiB, a core's cache."""
 
+_BOUND_TILE = 512
+"""The same for bounds, which have a sixteenth of the columns."""
+
+_REACHES = 4
+"""Groups of patches by reach. On photographs and 8,192 codes a tile then compares 30 % of the codes, not 48 %; with
+eight groups tiles have unlike luma again (30 %), and a patch alone would need 19 %."""
+
 Features = NDArray[np.float32]
 
 
@@ -223,7 +230,8 @@ def _basis(patch: int, scale: int) -> NDArray[np.int16]:
 class _Search:
     """Exact nearest code: float32 codes [codes, 16] of integers, ascending by luma, their first column.
 
-    Only codes whose luma alone is no farther than the nearest of every 16th code are compared.
+    Only codes whose luma alone is no farther than the nearest of every 16th code are compared. Patches are searched in
+    tiles of like reach and like luma, because a tile compares what any of its patches has to.
     """
 
     def __init__(self, codebook: Features) -> None:
@@ -236,20 +244,35 @@ class _Search:
         count = len(features)
         norms = (features * features).sum(axis=1)
         extended = np.hstack([features, np.ones((count, 1), np.float32)])
-        codes = np.empty(count, np.int64)
-        scores = np.empty(count, np.float32)
-        order = np.argsort(features[:, 0], kind="stable")
-        for start in range(0, count, _TILE):
-            rows = order[start : start + _TILE]
-            tile, luma = extended[rows], features[rows, 0]
-            reach = np.sqrt(norms[rows] - (tile @ self._coarse).max(axis=1))
-            first = np.searchsorted(self._luma, (luma - reach).min(), side="left")
-            last = np.searchsorted(self._luma, (luma + reach).max(), side="right")
-            near = tile @ self._columns[:, first:last]
+        reach = np.sqrt(norms - self._bounds(extended))
+        low, high = features[:, 0] - reach, features[:, 0] + reach
+        order = _alike(reach, features[:, 0])
+        extended = extended[order]
+        starts = np.arange(0, count, _TILE)
+        firsts = np.searchsorted(self._luma, np.minimum.reduceat(low[order], starts), side="left")
+        lasts = np.searchsorted(self._luma, np.maximum.reduceat(high[order], starts), side="right")
+        codes, scores = np.empty(count, np.int64), np.empty(count, np.float32)
+        for start, first, last in zip(starts.tolist(), firsts.tolist(), lasts.tolist(), strict=True):
+            near = extended[start : start + _TILE] @ self._columns[:, first:last]
             found = near.argmax(axis=1)
+            rows = order[start : start + _TILE]
             codes[rows] = found + first
             scores[rows] = near[np.arange(len(rows)), found]
         return codes, norms - scores
+
+    def _bounds(self, extended: Features) -> Features:
+        """The best score [n] among every 16th code."""
+        tiles = range(0, len(extended), _BOUND_TILE)
+        parts = [(extended[start : start + _BOUND_TILE] @ self._coarse).max(axis=1) for start in tiles]
+        return np.concatenate([np.empty(0, np.float32), *parts])
+
+
+def _alike(reach: Features, luma: Features) -> NDArray[np.int64]:
+    """Rows in an order where neighbours have a like reach (by quarters) and luma."""
+    by_reach = np.argsort(reach, kind="stable")
+    groups = max(1, min(_REACHES, len(reach) // _TILE))
+    parts = [part[np.argsort(luma[part], kind="stable")] for part in np.array_split(by_reach, groups)]
+    return np.concatenate(parts)
 
 
 def _columns(codebook: Features) -> Features:

@@ -24,8 +24,10 @@ import pyarrow as pa
 
 from imglish.digests import canonical_json, json_digest
 from imglish.errors import StorageError
+from imglish.receipts import INDEX_FOLDER
 from imglish.storage import Output, Store
 
+REUSE_FOLDER = f"{INDEX_FOLDER}/reuse"
 KEPT = 4
 """Units of one landing file that are remembered, the newest ones."""
 
@@ -53,6 +55,11 @@ def remember(
     store.put_as(path, canonical_json([*others[-(KEPT - 1) :], entry]))
 
 
+def remembered(store: Store, path: str) -> list[str]:
+    """The tables that a file of `REUSE_FOLDER` remembers."""
+    return [str(entry.get("path")) for entry in _entries(store, path)]
+
+
 def _entries(store: Store, path: str) -> list[dict[str, Any]]:
     data = store.read_many([path]).get(path)
     with suppress(ValueError, TypeError):
@@ -62,4 +69,4 @@ def _entries(store: Store, path: str) -> list[dict[str, Any]]:
 
 
 def _path(stage: str, facts: Mapping[str, Any], landing: str) -> str:
-    return f"index/reuse/{stage}/{json_digest({**facts, 'landing': landing})[:32]}.json"
+    return f"{REUSE_FOLDER}/{stage}/{json_digest({**facts, 'landing': landing})[:32]}.json"

@@ -1,6 +1,6 @@
 """What a text tokenizer does to each language: fertility, unknown ids, compression.
 
-    counts = language_counts("text", [("en", 120, 700, ids), ...])        into the receipt of a unit
+    counts = language_counts("text", languages, {"words": words, ...})    into the receipt of a unit
     text_statistics(counts_of(receipts))["text"]["en"]["ids_per_word"]
 
 Fertility is ids per word, the words being those that annotate counted (of the text as it was received) or, in captions,
@@ -9,34 +9,34 @@ what stands between blanks. Compression is UTF-8 bytes per id. `<s>` and `</s>` 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import pyarrow as pa
+import pyarrow.compute as pc
 
 UNDETERMINED = "und"
 """ISO 639-2 code for a language that nothing determined."""
-UNKNOWN_ID = 3
 _FIGURES = ("texts", "words", "bytes", "ids", "unknown")
 
-Encoded = tuple[str | None, int, int, int, int]
-"""Language, words, bytes, ids, unknown ids of one document or caption."""
+Figures = Mapping[str, Sequence[int] | pa.ChunkedArray]
+"""Words, bytes, ids and unknown ids of every document or caption."""
 
 
-def measured(language: str | None, words: int, size: int, ids: NDArray[np.uint16]) -> Encoded:
-    """What is counted of one text."""
-    return language, words, size, len(ids), int(np.count_nonzero(ids == UNKNOWN_ID))
+def language_counts(what: str, languages: pa.Array | pa.ChunkedArray, figures: Figures) -> dict[str, int]:
+    """Sums for a receipt, named `language|<what>|<language>|<figure>`; `what` is "text" or "caption".
 
-
-def language_counts(what: str, texts: Iterable[Encoded]) -> dict[str, int]:
-    """Sums for a receipt, named `language|<what>|<language>|<figure>`; `what` is "text" or "caption"."""
-    found: dict[str, int] = {}
-    for language, *figures in texts:
-        for name, value in zip(_FIGURES, (1, *figures), strict=True):
-            key = f"language|{what}|{language or UNDETERMINED}|{name}"
-            found[key] = found.get(key, 0) + int(value)
-    return found
+    A missing language is `UNDETERMINED`, a missing figure 0.
+    """
+    named = pc.fill_null(languages.cast(pa.string()), UNDETERMINED)
+    columns = {name: figures[name] for name in _FIGURES[1:]}
+    grouped = pa.table({"language": named, **columns}).group_by("language")
+    sums = grouped.aggregate([("language", "count"), *((name, "sum") for name in columns)]).to_pylist()
+    return {
+        f"language|{what}|{row['language']}|{name}": int(row[key] or 0)
+        for row in sums
+        for name, key in zip(_FIGURES, ["language_count", *(f"{name}_sum" for name in columns)], strict=True)
+    }
 
 
 def text_statistics(counts: Mapping[str, int]) -> dict[str, Any]:

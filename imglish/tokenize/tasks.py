@@ -30,37 +30,26 @@ import numpy as np
 import PIL
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
-from imglish.errors import StageError, TokenizerError
+from imglish.errors import TokenizerError
 from imglish.recipe import Recipe, StoredConfig, ViewConfig, VqkdConfig, content_fields
-from imglish.records import DOCUMENTS, IMAGES, MEMBERS, pack_json, table, unpack_json
+from imglish.records import DOCUMENTS, IMAGES, table
 from imglish.shards.images import CODEC
 from imglish.stages import Commit, Receipt, Unit, numeric_platform
 from imglish.storage import Output, Store, read_rows
-from imglish.tokenize.encode_views import ViewEncoder, u16_bytes
+from imglish.tokenize.encode_texts import encode_documents, encode_members, joined
+from imglish.tokenize.encode_views import ViewEncoder
 from imglish.tokenize.reuse import recall, remember
-from imglish.tokenize.rows import (
-    FOLDER,
-    edited_captions,
-    edited_document,
-    kept_images,
-    kept_rows,
-    places,
-)
+from imglish.tokenize.rows import FOLDER, kept_images, kept_rows, places
 from imglish.tokenize.select import TEXT_MEASURED, Selected
-from imglish.tokenize.statistics import Encoded, language_counts, measured
-from imglish.tokenize.text import EOS, UNKNOWN, VERSIONS, TextTokenizer
+from imglish.tokenize.statistics import language_counts
+from imglish.tokenize.text import VERSIONS, TextTokenizer
 from imglish.tokenize.visual import VisualTokenizer, device_name, placed, read_visual
 
 TEXT_STAGE, VISUAL_STAGE = "tokenize-text", "tokenize-visual"
 VERSION = 1
 IMAGE_VERSIONS = {**CODEC, "pillow": PIL.__version__, "opencv": cv2.__version__}
 """What stored images and views depend on besides the recipe."""
-
-_MEMBER_COLUMNS = ["url", "licence", "captions"]
-
-Ids = NDArray[np.uint16]
 
 
 def model_path(digest: str, suffix: str) -> str:
@@ -110,7 +99,7 @@ class TokenizeText:
         tokenizer = _text_tokenizer(self.store.root, unit.spec["model"], unit.params["tokenizer"])
         rows = kept_rows(self.store, unit.spec, TEXT_MEASURED)
         landing, limit = unit.spec["landing"], unit.params["max_caption_ids"]
-        members, counts = _members(self.store, landing, rows, tokenizer, limit)
+        members, counts = encode_members(self.store, landing, rows, tokenizer, limit)
         documents, document_counts = _documents(self.store, landing, rows, tokenizer)
         outputs = {"members": self.store.put_table(f"{FOLDER}/members", members), "documents": documents}
         return commit(outputs, counts | document_counts)
@@ -158,96 +147,52 @@ class TokenizeVisual:
         return commit({"images": output}, counts, platform=platform)
 
 
-def _members(
-    store: Store, landing: str, rows: pa.Table, tokenizer: TextTokenizer, limit: int
-) -> tuple[pa.Table, dict[str, int]]:
-    """MEMBERS rows of all kept and merged occurrences, with counts of captions and their ids."""
-    counts = dict.fromkeys(("members", "captions", "caption_ids", "caption_characters", "captions_truncated"), 0)
-    found: list[dict[str, Any]] = []
-    captions_seen: list[Encoded] = []
-    for received in read_rows(store, landing, places(rows), _MEMBER_COLUMNS):
-        decided = rows.slice(len(found), received.num_rows)
-        members = [_member(row) for row in _joined(decided, received)]
-        ids = tokenizer.encode_many([caption for member in members for caption in member["captions"] or ()])
-        counts["captions"] += len(ids)
-        counts["captions_truncated"] += sum(len(caption) > limit for caption in ids)
-        short = iter([_truncate(caption, limit) for caption in ids])
-        for member in members:
-            captions = member["captions"]
-            if captions is not None:
-                encoded = [next(short) for _ in captions]
-                captions_seen += [
-                    measured(member["language"], len(caption.split()), len(caption.encode()), ids_of)
-                    for caption, ids_of in zip(captions, encoded, strict=True)
-                ]
-                member["caption_ids"] = b"".join(u16_bytes(caption) for caption in encoded)
-                member["captions"] = pack_json(captions)
-                counts["caption_ids"] += len(member["caption_ids"]) // 2
-                counts["caption_characters"] += sum(map(len, captions))
-        found += members
-    counts["members"] = len(found)
-    return table(found, MEMBERS), counts | language_counts("caption", captions_seen)
-
-
-def _member(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of MEMBERS whose captions, a list or None, are edited and not yet encoded."""
-    captions = None
-    if row["kind"] == "pair":
-        captions = _edited(row, edited_captions, unpack_json(row["captions"]) or [])
-    sample = {"record_id": row["sample_id"], "kind": row["sample_kind"]}
-    return row | sample | {"merged": row["verdict"] == "merge", "captions": captions}
-
-
 def _documents(store: Store, landing: str, rows: pa.Table, tokenizer: TextTokenizer) -> tuple[Output, dict[str, int]]:
     """The committed DOCUMENTS of the kept texts, with their counts; those encoded before are not encoded again."""
     facts = {"tokenizer": tokenizer.digest, "versions": VERSIONS, "version": VERSION}
     earlier = recall(store, TEXT_STAGE, facts, landing)
     kept = rows.filter(pc.and_(pc.equal(rows.column("kind"), "text"), pc.equal(rows.column("verdict"), "keep")))
-    marks = [hashlib.blake2b(edits or b"", digest_size=16).hexdigest() for edits in kept.column("edits").to_pylist()]
-    places_of = list(zip(kept.column("record_id").to_pylist(), marks, strict=True))
-    fresh = kept.filter(pa.array([place not in earlier for place in places_of], pa.bool_()))
-    encoded: dict[bytes, dict[str, Any]] = {}
-    done = 0
-    for received in read_rows(store, landing, places(fresh), ["payload"]):
-        joined = _joined(fresh.slice(done, received.num_rows), received)
-        done += received.num_rows
-        texts = [_edited(row, edited_document, row["payload"]) for row in joined]
-        for row, text, ids in zip(joined, texts, tokenizer.encode_many(texts), strict=True):
-            unknown = int(np.count_nonzero(ids == UNKNOWN))
-            encoded[row["record_id"]] = {"ids": u16_bytes(ids), "unknown": unknown, "characters": len(text)}
-    found = []
-    texts_seen: list[Encoded] = []
-    for row, place in zip(kept.to_pylist(), places_of, strict=True):
-        known = encoded.get(row["record_id"]) or earlier[place]
-        found.append({**known, "record_id": row["record_id"], "split": row["split"]})
-        size, length = row["bytes"] or 0, len(known["ids"]) // 2
-        texts_seen.append((row["language"], row["words"] or 0, size, length, known["unknown"]))
-    output = store.put_table(f"{FOLDER}/documents", table(found, DOCUMENTS))
+    marks = [_UNEDITED if edits is None else _mark(edits) for edits in kept.column("edits").to_pylist()]
+    known: list[dict[str, Any] | None] = [None] * kept.num_rows
+    if earlier:
+        ids = kept.column("record_id").to_pylist()
+        known = [earlier.get(place) for place in zip(ids, marks, strict=True)]
+    new = pa.array([one is None for one in known], pa.bool_())
+    encoded = encode_documents(store, landing, kept.filter(new), tokenizer)
+    found = _merged(encoded, known, kept)
+    # Ids hardly get smaller (zstd: by a fifth), and packing them takes longer than all the rest of this stage.
+    output = store.put_table(f"{FOLDER}/documents", found, bulky=["ids"], packed=False)
     remember(store, TEXT_STAGE, facts, landing, output, marks)
+    lengths = pc.divide(pc.binary_length(found.column("ids")), 2)
     counts = {
-        "documents": len(found),
-        "documents_reused": len(found) - fresh.num_rows,
-        "document_ids": sum(len(row["ids"]) // 2 for row in found),
-        "document_characters": sum(row["characters"] for row in found),
-        "document_unknown": sum(row["unknown"] for row in found),
+        "documents": found.num_rows,
+        "documents_reused": found.num_rows - encoded.num_rows,
+        "document_ids": pc.sum(lengths).as_py() or 0,
+        "document_characters": pc.sum(found.column("characters")).as_py() or 0,
+        "document_unknown": pc.sum(found.column("unknown")).as_py() or 0,
     }
-    return output, counts | language_counts("text", texts_seen)
+    figures = {name: pc.fill_null(kept.column(name), 0) for name in ("words", "bytes")}
+    figures |= {"ids": lengths, "unknown": found.column("unknown")}
+    return output, counts | language_counts("text", kept.column("language"), figures)
 
 
-def _joined(decided: pa.Table, received: pa.Table) -> list[dict[str, Any]]:
-    return [left | right for left, right in zip(decided.to_pylist(), received.to_pylist(), strict=True)]
+def _merged(encoded: pa.Table, known: Sequence[dict[str, Any] | None], kept: pa.Table) -> pa.Table:
+    """DOCUMENTS rows in the order of `kept`: the new ones, and those known from earlier, whose split may be another."""
+    if encoded.num_rows == kept.num_rows:
+        return encoded
+    old = table([one for one in known if one is not None], DOCUMENTS)
+    fresh = np.array([one is None for one in known])
+    order = np.where(fresh, np.cumsum(fresh) - 1, encoded.num_rows + np.cumsum(~fresh) - 1)
+    both = pa.concat_tables([encoded, old]).take(pa.array(order))
+    split = both.column_names.index("split")
+    return both.set_column(split, DOCUMENTS.field("split"), kept.column("split"))
 
 
-def _edited(row: Mapping[str, Any], edit: Any, value: Any) -> Any:
-    try:
-        return edit(value, unpack_json(row["edits"]))
-    except StageError as error:
-        raise StageError(f"{row['source']} row {row['row']}: {error}") from None
+def _mark(edits: bytes) -> str:
+    return hashlib.blake2b(edits, digest_size=16).hexdigest()
 
 
-def _truncate(ids: Ids, limit: int) -> Ids:
-    """At most `limit` ids, the last one still `</s>`."""
-    return ids if len(ids) <= limit else np.append(ids[: limit - 1], np.uint16(EOS))
+_UNEDITED = _mark(b"")
 
 
 def _image_batches(store: Store, landing: str, rows: pa.Table, batch: int) -> Iterator[list[dict[str, Any]]]:
@@ -256,7 +201,7 @@ def _image_batches(store: Store, landing: str, rows: pa.Table, batch: int) -> It
     def stream() -> Iterator[dict[str, Any]]:
         done = 0
         for received in read_rows(store, landing, places(rows), ["payload"]):
-            yield from _joined(rows.slice(done, received.num_rows), received)
+            yield from joined(rows.slice(done, received.num_rows), received)
             done += received.num_rows
 
     for _, group in groupby(stream(), key=lambda row: row["image"] // batch):

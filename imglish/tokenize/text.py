@@ -18,6 +18,7 @@ import re
 import struct
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,9 @@ from imglish.recipe import TextTokenizerConfig
 
 BOS, PAD, EOS, UNKNOWN = 0, 1, 2, 3
 """Ids of `<s>`, `<pad>`, `</s>`, `<unk>` in every text tokenizer."""
+
+_SPECIAL = np.array([UNKNOWN, BOS, EOS], np.uint16)
+"""Ids of SentencePiece's first three pieces; that of any other is one more than the piece."""
 
 MAX_PIECES = (1 << 16) - 2
 """Ids travel as u16, and `<pad>` and `<mask>` come on top of the pieces."""
@@ -59,17 +63,36 @@ class TextTokenizer:
         self.vocabulary = self.pieces + 2
         self.mask_id = self.pieces + 1
         self.digest = _digest(model)
-        self._to_ids = np.arange(1, self.pieces + 1, dtype=np.uint16)
-        self._to_ids[:3] = UNKNOWN, BOS, EOS
 
     def encode(self, text: str) -> NDArray[np.uint16]:
         """uint16 [n + 2]: `<s>`, the n pieces of the text, `</s>`."""
         return self.encode_many([text])[0]
 
     def encode_many(self, texts: Sequence[str]) -> list[NDArray[np.uint16]]:
-        """`encode` of each text, in one call to SentencePiece on the calling thread."""
-        found = self._processor.encode([nfc(text) for text in texts], return_type="numpy", num_threads=1)
-        return [self._wrap(pieces) for pieces in found]
+        """`encode` of each text; views of one array."""
+        ids, edges = self.encode_flat(texts)
+        return [ids[start:end] for start, end in pairwise(edges.tolist())]
+
+    def encode_flat(
+        self, texts: Sequence[str], utf8: Sequence[bytes] | None = None
+    ) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+        """`encode` of each text, end to end, and the edges between them, int64 [texts + 1].
+
+        Where the texts are at hand as UTF-8 too, those in NFC need not be encoded again.
+        """
+        given: Sequence[str | bytes] = texts if utf8 is None else utf8
+        composed = [
+            one if text.isascii() or (normal := nfc(text)) is text else normal
+            for text, one in zip(texts, given, strict=True)
+        ]
+        found = self._processor.encode(composed, return_type="numpy", num_threads=1, add_bos=True, add_eos=True)
+        edges = np.zeros(len(found) + 1, np.int64)
+        np.cumsum([len(pieces) for pieces in found], out=edges[1:])
+        pieces = np.concatenate([np.zeros(0, np.int32), *found])
+        ids = (pieces + 1).astype(np.uint16)
+        special = np.flatnonzero(pieces < len(_SPECIAL))
+        ids[special] = _SPECIAL[pieces[special]]
+        return ids, edges
 
     def decode(self, ids: ArrayLike) -> str:
         """The text of ids [n]; `<s>`, `<pad>`, `</s>` and `<mask>` are skipped, `<unk>` shows as U+2047.
@@ -82,12 +105,6 @@ class TextTokenizer:
             raise TokenizerError(f"id {outside[0]} is not in 0..{self.vocabulary - 1}; another tokenizer made it")
         kept = values[(values >= UNKNOWN) & (values != self.mask_id)]
         return str(self._processor.decode(np.where(kept == UNKNOWN, 0, kept - 1).tolist()))
-
-    def _wrap(self, pieces: NDArray[np.int32]) -> NDArray[np.uint16]:
-        ids = np.empty(len(pieces) + 2, np.uint16)
-        ids[0], ids[-1] = BOS, EOS
-        np.take(self._to_ids, pieces, out=ids[1:-1])
-        return ids
 
 
 def nfc(text: str) -> str:

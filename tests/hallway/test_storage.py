@@ -77,6 +77,15 @@ def test_tables_have_row_groups_of_bounded_size(tmp_path: Path) -> None:
     assert sum(batch.num_rows for batch in store.read_batches(output.path, 7, ["n"])) == 80
 
 
+def test_tables_are_brought_in_order_a_row_group_at_a_time(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    rows = pa.table({"payload": pa.array([bytes([n]) * (1 << 20) for n in range(80)], pa.binary())})
+    order = pa.array(list(reversed(range(80))), pa.int64())
+    assert store.put_table("a", rows, order=order).sha256 == store.put_table("b", rows.take(order)).sha256
+    none = store.put_table("c", rows.slice(0, 0), order=order.slice(0, 0))
+    assert store.read_table(none.path).equals(rows.slice(0, 0))
+
+
 def test_a_missing_file_says_how_to_get_it_back(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="run 'imglish build' to make it again"):
         Store(tmp_path).read("tables/gone.parquet")

@@ -17,9 +17,11 @@ from imglish.digests import json_digest, table_digest
 from imglish.ingest.annotate import AnnotateTask, annotate_units, detect_language
 from imglish.ingest.decide import decide
 from imglish.ingest.land import land, landing_files
+from imglish.ingest.match.fingerprints import wanted
 from imglish.ingest.match.join import Matched
 from imglish.ingest.match.stage import match
 from imglish.recipe import Recipe, make_recipe
+from imglish.seeds import stream
 from imglish.stages import Engine, run_map
 from imglish.storage import Store
 
@@ -112,14 +114,16 @@ def recipe(
     return make_recipe(values)
 
 
-def decided(made: Recipe, engine: Engine) -> Decisions:
-    """From sources to decisions."""
+def decided(made: Recipe, engine: Engine, shuffled: int | None = None) -> Decisions:
+    """From sources to decisions; `shuffled` seeds an order of the landing files."""
     store = Store(made.work)
     notes: list[str] = []
     landed = [file for receipts in land(store, engine, made).values() for file in landing_files(receipts)]
-    units = annotate_units(landed, made.tokenize.stored.max_pixels)
+    if shuffled is not None:
+        landed = [landed[place] for place in stream(shuffled, "files").permutation(len(landed))]
+    units = annotate_units(landed, made.tokenize.stored.max_pixels, wanted(made.match))
     annotated = run_map(store, "tables", engine, AnnotateTask(store), units)
-    prints = [receipt.outputs["fingerprints"] for receipt in annotated]
+    prints = [receipt.outputs["fingerprints"] for receipt in annotated if wanted(made.match)]
     matched = match(store, engine, made, landed, prints, note=notes.append)
     found = decide(store, engine, made, [receipt.outputs["rows"] for receipt in annotated], matched=matched)
     tables = [store.read_table(file.path) for file in found.decisions]

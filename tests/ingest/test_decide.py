@@ -208,6 +208,8 @@ def test_a_rule_that_takes_nearly_a_whole_source_is_shouted_about() -> None:
     rows = verdicts(
         {"web|pair|drop|image_size@1": 95, "web|pair|keep|": 5, "best|pair|drop|image_size@1": 1, "best|pair|keep|": 9}
     )
+    capped = verdicts({"web|pair|drop|balance_cap@1": 99, "web|pair|keep|": 1})
+    assert wipe_outs(capped, 0.9) == []
     assert rows[0] == Verdicts("best", "pair", "drop", "image_size@1", 1)
     assert wipe_outs(rows, 0.9) == ["image_size@1 drops 95 of 100 occurrences of source web"]
 

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 
 from imglish.errors import RecipeError
 from imglish.ingest.addresses import clean_url, host_of
-from imglish.ingest.hosts import URL_BITS, bucket_bits, bucket_of, cut, place_of
+from imglish.ingest.hosts import URL_BITS, Buckets, bucket_bits, bucket_of, cut, place_of
 from imglish.ingest.land import land, land_units, landing_files
 from imglish.ingest.lanes import Work, cut_lanes, lane_unit
-from imglish.ingest.listing import Listed, listed_table, listed_tables
+from imglish.ingest.listing import Listed, common_hosts, listed, listed_table, listed_tables
 from imglish.ingest.retries import LiveRates, matches, parse_classes
 from imglish.ingest.sources.urls import UrlList
 from imglish.recipe import FetchConfig, Recipe, SourceConfig, make_recipe
@@ -303,6 +303,57 @@ def test_buckets_cut_places_by_their_leading_bits() -> None:
     assert bucket_of(places, 0).tolist() == [0, 0, 0]
 
 
+def test_a_large_host_has_buckets_of_its_own_and_its_units_stay() -> None:
+    urls = [f"http://h{n % 3 and n}.example/{n}" for n in range(3000)]  # every third row is of h0
+    places = np.sort(np.array([place_of(host_of(url), url) for url in urls], np.int64))
+    host = place_of("h0.example", "") >> URL_BITS
+    buckets = Buckets.plan(3000, {host: 1000, 5: 250}, bucket_rows=250, unit_rows=20)
+    assert buckets == Buckets(4, ((host, 2),))
+    found = buckets.of(places)
+    assert [len(group) for group in buckets.groups()] == [1] * 16 + [4]
+    assert set((places[found >= 16] >> URL_BITS).tolist()) == {host} and (found >= 16).sum() == 1000
+    units = set()
+    for bucket in range(20):
+        mine = places[found == bucket]
+        units |= {tuple(mine[piece.rows].tolist()) for piece in buckets.cut(bucket, mine, 20)}
+    alone = Buckets(4)
+    whole = [places[alone.of(places) == bucket] for bucket in range(16)]
+    assert units == {
+        tuple(mine[piece.rows].tolist()) for bucket, mine in enumerate(whole) for piece in alone.cut(bucket, mine, 20)
+    }
+
+
+def test_only_hosts_with_a_large_share_of_a_part_are_counted() -> None:
+    hosts = np.repeat([3, 1, 2], [100, 63, 200])
+    assert common_hosts([hosts, hosts[-200:]]) == [[2, 400], [3, 100]]
+    assert common_hosts([np.arange(300_000) % 3000, np.full(200, 7)]) == [[7, 300]]
+    assert common_hosts([]) == []
+
+
+def test_the_buckets_of_a_large_host_show_neither_in_landing_nor_at_the_host(
+    tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    urls = [web.url(f"/{n}") for n in range(120)]
+    web.answers |= {f"/{n}": body(JPEG) for n in range(120)}
+    units, files = [], []
+    for rows in (1 << 16, 32):
+        monkeypatch.setattr("imglish.ingest.listing.BUCKET_ROWS", rows)
+        lists(tmp_path, web, s0=urls)
+        made = recipe(tmp_path, web, unit_rows=8, host_connections=2)
+        made = made.model_copy(update={"work": str(tmp_path / f"work-{rows}")})
+        receipts = run(made)["s0"]
+        assert counts_of(receipts)["status/ok"] == 120
+        units.append({(receipt.unit, receipt.notes["places"]) for receipt in receipts})
+        found, groups = listed(Store(made.work), Inline(), land_units(made, made.source[0]), 8)
+        assert {unit.hosts for unit in found} == {len(groups) - 1}
+        assert {(unit.part, unit.parts) for unit in found} == {(n, len(found)) for n in range(len(found))}
+        assert len({unit.piece for unit in found}) == len(found)
+        files.append([len(group) for group in groups])
+    assert units[0] == units[1] and len(units[0]) > 12
+    assert files == [[1], [1, 1, 1, 1, 4]]
+    assert web.requests["/robots.txt"] == 2
+
+
 def test_a_place_does_not_drift() -> None:
     assert place_of("example.org", "https://example.org/cat.jpg") == 926995538354705415
 
@@ -420,6 +471,39 @@ def test_a_list_by_columns_is_the_list_row_by_row(cells: list[tuple[str | None, 
     assert by_column.sort_by("row") == by_row.sort_by("row")
 
 
+_LINES = st.lists(
+    st.lists(
+        st.one_of(
+            st.sampled_from(
+                [b"http://a.example/1", b"say", b'"', b"\xff", b"\r", b"\t", b",", b"\xc3\xa9", b" ", b"\x00"]
+            ),
+            st.binary(max_size=3).filter(lambda text: b"\n" not in text),
+        ),
+        max_size=6,
+    ).map(b"".join),
+    max_size=12,
+)
+
+
+@settings(max_examples=100)
+@given(_LINES, st.sampled_from(["csv", "tsv"]), st.booleans(), st.sampled_from([b"\n", b"\r\n"]))
+def test_delimited_lines_by_columns_are_the_lines_one_by_one(
+    lines: list[bytes], form: str, header: bool, end: bytes
+) -> None:
+    comma = b"," if form == "csv" else b"\t"
+    with tempfile.TemporaryDirectory() as folder:
+        first = [comma.join([b"url", b"caption", b"url"])] if header else []  # of two columns of a name the last counts
+        Path(folder, f"list.{form}").write_bytes(end.join([*first, *lines]))
+        options = {} if header else {"header": ["url", "caption"]}
+        source = {"name": "s", "format": "url-list", "kind": "pair", "path": f"list.{form}", "options": options}
+        config = make_recipe({"name": "t", "root": folder, "work": folder, "source": [source]}).source[0]
+        found = UrlList(unit_rows=5)
+        parts = found.parts(config, folder)
+        by_column = [table for part in parts for table, _ in listed_tables(found, config, part)]
+        by_row = listed_table("s", [row for part in parts for row in found.rows(config, part)])
+    assert pa.concat_tables([by_row.slice(0, 0), *by_column]).sort_by("row") == by_row.sort_by("row")
+
+
 def test_a_list_by_columns_breaks_off_where_the_rows_do(tmp_path: Path) -> None:
     urls = [f"http://h{n}.example/".encode() for n in range(3000)]
     urls[2000] = b"http://\xff.example/"  # no UTF-8, which Parquet does not check
@@ -429,5 +513,5 @@ def test_a_list_by_columns_breaks_off_where_the_rows_do(tmp_path: Path) -> None:
     source = {"name": "s", "format": "url-list", "kind": "image", "path": "list.parquet"}
     config = make_recipe({"name": "t", "root": str(tmp_path), "work": str(tmp_path), "source": [source]}).source[0]
     (part,) = UrlList().parts(config, str(tmp_path))
-    (table,) = [table for table, _ in listed_tables(UrlList(), config, part)]
+    table = pa.concat_tables([table for table, _ in listed_tables(UrlList(), config, part)])
     assert Counter(table.column("status").to_pylist()) == {"to_fetch": 1024, "bad_row": 1}

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from imglish.digests import record_id
@@ -91,6 +92,33 @@ def test_texts_are_decoded_strictly(tmp_path: Path) -> None:
     assert by_row["a.txt"]["record_id"] == record_id("text", "Grüße".encode())
     config = made.source[0]
     assert check_row(config, Row("x", payload=b"caf\xe9")).status == "not_utf8"
+
+
+def test_texts_may_land_uncompressed_and_are_the_same_rows(tmp_path: Path) -> None:
+    lines = [{"text": f"{number} {'word ' * (1 + number % 7)}\u2019"} for number in range(200)]
+    write(tmp_path, {"a.jsonl": b"\n".join(json.dumps(line).encode() for line in lines)})
+    found = {}
+    for landing in ("zstd", "none"):
+        made = recipe(tmp_path, {"format": "text", "kind": "text"}, run={"landing": landing})
+        store = Store(tmp_path / landing)
+        (receipts,) = land(store, Inline(), made).values()
+        (file,) = landing_files(receipts)
+        facts = pq.ParquetFile(store.path(file.path)).metadata.row_group(0)
+        column = LANDING.get_field_index("payload")
+        found[landing] = (receipts[0].unit, store.read_table(file.path), facts.column(column).compression)
+    assert [compression for _, _, compression in found.values()] == ["ZSTD", "UNCOMPRESSED"]
+    assert found["zstd"][0] == found["none"][0]
+    assert found["zstd"][1].equals(found["none"][1])
+    payloads = {line["text"].encode() for line in lines}
+    assert set(found["none"][1].column("payload").to_pylist()) == payloads
+
+
+@pytest.mark.parametrize("text", ["", "\u3000\u2003", " \n"])
+def test_white_space_is_no_text_however_it_is_spelt(tmp_path: Path, text: str) -> None:
+    write(tmp_path, {"a.jsonl": json.dumps({"text": text}).encode()})
+    made = recipe(tmp_path, {"format": "text", "kind": "text"})
+    ((receipt,),) = land(store_of(made), Inline(), made).values()
+    assert [row["status"] for row in rows(store_of(made), [receipt])] == ["empty"]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from imglish.engines.dask import DaskEngine
 from imglish.engines.spark import SparkEngine
 from imglish.errors import RecipeError, SourceError
 from imglish.pipeline import Pipeline
+from imglish.plan import Terms, plan
 from imglish.recipe import make_recipe
 from imglish.shards.reader import open_corpus
 from imglish.storage import Store
@@ -94,6 +95,14 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Decisions]:
     corpus(root)
     plant(root)
     return root, decided(recipe(root, **ON), Inline())
+
+
+@pytest.fixture(scope="module")
+def everything(planted: tuple[Path, Decisions]) -> tuple[Path, dict[str, Any], Decisions]:
+    """All of matching, evaluation sets too."""
+    root = planted[0]
+    sets = ({"name": "cats", "path": evaluation(root, "folder")},)
+    return root, ON | {"evaluation": sets}, decided(recipe(root, "work-all", **ON, evaluation=sets), Inline())
 
 
 def by_pair(found: Decisions) -> dict[frozenset[str], str]:
@@ -197,12 +206,14 @@ def test_a_bad_setting_is_refused_by_name(tmp_path: Path, field: str, value: Any
     ],
 )
 def test_decisions_are_the_same_under_every_engine_and_in_any_order_of_files(
-    planted: tuple[Path, Decisions], engine: Any, workers: int, sources: tuple[str, ...]
+    everything: tuple[Path, dict[str, Any], Decisions], engine: Any, workers: int, sources: tuple[str, ...]
 ) -> None:
-    root, expected = planted
-    made = recipe(root, f"work-{engine.__name__}-{workers}", sources, **ON, buckets=3)
+    root, on, expected = everything
+    made = recipe(root, f"work-{engine.__name__}-{workers}", sources, **on, buckets=3)
     with engine(workers=workers, memory="2GB", scratch=str(root / "scratch")) as opened:
-        assert decided(made, opened).digest == expected.digest
+        assert decided(made, opened, shuffled=workers).digest == expected.digest
+    rules = set(spoken(expected).values())
+    assert rules >= {"contaminated@1", "near_image@1", "near_text@1", "normal_text@1", "pixels@1"}
 
 
 def test_near_duplicates_never_straddle_the_splits(tmp_path: Path) -> None:
@@ -259,6 +270,24 @@ def evaluation(root: Path, form: str) -> str:
     return "evaluation/set.jsonl"
 
 
+def test_a_manifest_is_an_evaluation_set_of_its_pictures_and_captions(tmp_path: Path) -> None:
+    (tmp_path / "held" / "pairs").mkdir(parents=True)
+    photos = photographs()
+    for name, image in (("cat", TRANSFORMS["half"](photos["chelsea"])), ("other", jpeg(photos["flower"].transpose(0)))):
+        (tmp_path / "held" / "pairs" / f"{name}.jpg").write_bytes(image)
+        (tmp_path / "held" / "pairs" / f"{name}.txt").write_text(f"One of the held-out pictures, the {name}")
+    small = {"text": {"vocabulary": 300, "byte_fallback": False}, "visual": {"size": 32, "codes": 2, "iterations": 1}}
+    values = recipe(tmp_path / "held", sources=("pairs",)).model_dump() | {"tokenize": small, "train": {}}
+    Pipeline(make_recipe(values | {"pack": {"train_shards": 1, "validation_shards": 1}}), Inline()).build()
+    corpus(tmp_path)
+    (tmp_path / "pairs" / "coffee.txt").write_text("one of the held-out pictures,  the OTHER")
+    found = decided(recipe(tmp_path, evaluation=({"name": "held", "path": "held/work/manifest.json"},)), Inline())
+    leaks = {name: row["detail"] for name, row in found.rows.items() if row["rule"] is not None}
+    assert set(leaks) == {"pairs/chelsea.jpg", "pairs/coffee.jpg"}
+    assert leaks["pairs/chelsea.jpg"].startswith("its picture is pair/")
+    assert leaks["pairs/coffee.jpg"].startswith("caption 0 holds pair/")
+
+
 @pytest.mark.parametrize("form", ["folder", "jsonl", "parquet"])
 def test_planted_leaks_are_found_with_what_they_match_and_nothing_else_is_flagged(tmp_path: Path, form: str) -> None:
     corpus(tmp_path)
@@ -298,8 +327,50 @@ def test_an_empty_evaluation_set_is_a_clear_error(tmp_path: Path, content: dict[
 
 def test_an_evaluation_set_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
     corpus(tmp_path)
+    made = recipe(tmp_path, evaluation=({"name": "gone", "path": "gone"},))
     with pytest.raises(SourceError, match="is not there"):
-        decided(recipe(tmp_path, evaluation=({"name": "gone", "path": "gone"},)), Inline())
+        decided(made, Inline())
+    engine = Inline()
+    with pytest.raises(SourceError, match=r"evaluation set 'gone': .*gone is not there"):
+        Pipeline(made.model_copy(update={"work": str(tmp_path / "fresh")}), engine).build()
+    assert engine.units == []  # nothing was read before it was said
+    assert plan(made, Terms(sample=False)).state.startswith("not to be built as it is: evaluation set 'gone'")
+
+
+@pytest.mark.parametrize(
+    ("match", "columns"),
+    [
+        ({}, set()),
+        ({"captions": True}, {"normal", "signature", "captions"}),
+        ({"image": {"threshold": 0.8}}, {"hash", "pixels"}),
+        (ON, {"hash", "pixels", "normal", "signature", "captions"}),
+    ],
+)
+def test_only_what_matching_reads_is_fingerprinted(tmp_path: Path, match: dict[str, Any], columns: set[str]) -> None:
+    corpus(tmp_path)
+    made = recipe(tmp_path, **match)
+    decided(made, Inline())
+    tables = list((tmp_path / "work" / "tables" / "fingerprints").glob("*.parquet"))
+    assert bool(tables) == bool(columns)
+    held = [pq.read_table(path) for path in tables]
+    names = ("hash", "pixels", "normal", "signature", "captions")
+    assert {name for table in held for name in names if table[name].null_count < len(table)} == columns
+
+
+def test_a_plan_lists_the_stages_of_matching_and_what_of_them_is_done(tmp_path: Path) -> None:
+    corpus(tmp_path)
+    plant(tmp_path)
+    path = evaluation(tmp_path, "folder")
+    listed = {one.stage.name for one in plan(recipe(tmp_path), Terms(sample=False)).stages}
+    assert not {name for name in listed if name.startswith(("match", "evaluation"))}
+    made = recipe(tmp_path, **ON, evaluation=({"name": "cats", "path": path},))
+    before = {one.stage.name: one for one in plan(made, Terms(sample=False)).stages}
+    stages = ("evaluation", "match-leaks", "match-propose", "match-sketch", "match-verify", "match-cluster")
+    assert [name for name in before if name.startswith(("match", "evaluation"))] == list(stages)
+    assert all(before[name].done == 0 and before[name].stage.units >= 1 for name in stages)
+    decided(made, Inline())
+    after = {one.stage.name: one for one in plan(made, Terms(sample=False)).stages}
+    assert {name: after[name].done - after[name].stage.units for name in stages} == dict.fromkeys(stages, 0)
 
 
 def test_capped_keys_are_counted_and_their_records_still_cluster(tmp_path: Path) -> None:

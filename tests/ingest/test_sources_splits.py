@@ -246,3 +246,23 @@ def test_a_stream_mark_on_the_edge_of_a_read_is_found_once(tmp_path: Path, monke
         monkeypatch.setattr(mediawiki, "_READ", read)
         with (tmp_path / "a").open("rb") as file:
             assert list(mediawiki._stream_starts(file, Span())) == starts
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+@pytest.mark.parametrize("ahead", [1, 100, 1 << 20])
+def test_reading_ahead_gives_the_same_lines_up_to_the_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, ahead: int
+) -> None:
+    lines = [b"%d %s\n" % (number, b"x" * (number % 50)) for number in range(300)]
+    pack = gzip.compress if suffix == ".gz" else zstandard.ZstdCompressor().compress
+    whole = pack(b"".join(lines))
+    monkeypatch.setattr(streams, "_AHEAD", ahead)
+    (tmp_path / f"whole.txt{suffix}").write_bytes(whole)
+    (tmp_path / f"cut.txt{suffix}").write_bytes(whole[:-9])
+    assert [line for _, line in span_lines(str(tmp_path / f"whole.txt{suffix}"), Span())] == lines
+    found = []
+    with pytest.raises(OSError, match=r"."):
+        for _, line in span_lines(str(tmp_path / f"cut.txt{suffix}"), Span()):
+            found.append(line)
+    assert found == lines[: len(found)]
+    next(span_lines(str(tmp_path / f"whole.txt{suffix}"), Span()))  # left early, it leaves no thread at work

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from imglish.engines.dask import DaskEngine
@@ -159,6 +161,27 @@ def test_gc_removes_what_an_old_recipe_made_and_nothing_else(copied: Recipe, eng
     assert not files_of(changed, "shards") & before
     assert verify(str(Path(changed.work, "manifest.json"))) == []
     assert collect(changed) == ({}, None)
+
+
+def test_gc_removes_what_only_knows_of_removed_files(copied: Recipe) -> None:
+    collect(copied)
+    index = Path(copied.work, "index")
+    alive = sorted(index.rglob("*.json"))[0]
+    entry = json.loads(alive.read_bytes())[0]
+    gone = {**entry, "path": "tables/documents/gone.parquet"}
+    (index / "reuse" / "gone.json").write_text(json.dumps([gone]))
+    (index / "reuse" / "half.json").write_text(json.dumps([gone, entry]))
+    (index / "reuse" / "torn.json").write_text("[{")
+    stamp, receipt = pa.array(["1 2 3"]), pa.array([b"{}"])
+    units = {"gone": "0" * 32, "annotate": next(Path(copied.work, "tables/receipts/annotate").iterdir()).stem}
+    for stage, unit in units.items():
+        rows = pa.table({"unit": [unit], "stamp": stamp, "receipt": receipt})
+        pq.write_table(rows, index / f"tables-{stage}.parquet")
+    (index / "tables-torn.parquet").write_bytes(b"PAR1")
+    sizes, _ = collect(copied)
+    names = ("reuse/gone.json", "reuse/torn.json", "tables-gone.parquet", "tables-torn.parquet")
+    assert set(sizes) == {f"index/{name}" for name in names}
+    assert alive.exists() and collect(copied) == ({}, None)
 
 
 def test_a_new_file_lands_and_rewrites_only_the_shards_it_touches(copied: Recipe, engine: Engine) -> None:

@@ -39,7 +39,10 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     root = tmp_path_factory.mktemp("first")
     write_sources(root / "sources")
     plant_faults(root / "sources")
-    recipe = on_engine(small_recipe(root / "sources", root / "work"), workers=2, memory="2GB")
+    (root / "concepts.txt").write_text("bridge\nold bridge\nboats\n")
+    balance = {"concepts": {"path": str(root / "concepts.txt"), "cap": 4}, "cap": [{"kind": "*", "samples": 32}]}
+    recipe = small_recipe(root / "sources", root / "work", balance=balance)
+    recipe = on_engine(recipe, workers=2, memory="2GB")
     with open_engine(recipe) as engine:
         Pipeline(recipe, engine).build()
     (root / "sources").rename(root / "gone")

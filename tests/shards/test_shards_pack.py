@@ -264,7 +264,7 @@ def test_rounds_hold_every_shard_once_and_slots_are_numbered_in_order(
 ) -> None:
     placement = Placement(train, validation, layout)
     slots = placement.slots()
-    assert [slot.ordinal for slot in slots] == list(range(len(slots)))
+    assert [slot.ordinal for slot in slots] == list(range(len(placement)))
     assert sorted(n for ordinals in placement.rounds(rounds) for n in ordinals) == list(range(len(slots)))
     for slot in slots:
         name = ((slot.number * 2**64 + slot.of - 1) // slot.of).to_bytes(8, "big") + bytes(8)

@@ -77,9 +77,20 @@ def test_another_factor_is_another_unit(tmp_path: Path) -> None:
     assert {receipt.unit for receipt in first}.isdisjoint(receipt.unit for receipt in second)
 
 
+def test_kinds_and_languages_have_factors_too_and_the_largest_counts(tmp_path: Path) -> None:
+    repeat = {"album": 2, "kind=image": 4, "language=en": 3, "language=de": 5}
+    manifest = load_manifest(packed(tmp_path, with_album(**repeat), two_sources()))
+    assert manifest.counts["train"] == {"pair": 5 * 3, "image": 2 * 4, "text": 2, "captions": (3 + 4 * 2) * 3}
+
+
 @pytest.mark.parametrize(
     ("repeat", "message"),
-    [({"wbe": 2}, "did you mean 'web'"), ({"web": 0}, "greater than or equal to 1"), ({"web": 1.5}, "integer")],
+    [
+        ({"wbe": 2}, "did you mean 'web'"),
+        ({"kind=text": 2}, "is no source, kind or language"),
+        ({"web": 0}, "greater than or equal to 1"),
+        ({"web": 1.5}, "integer"),
+    ],
 )
 def test_a_wrong_factor_is_refused_with_the_way_out(repeat: dict[str, object], message: str) -> None:
     with pytest.raises(RecipeError, match=message):

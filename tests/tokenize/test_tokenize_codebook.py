@@ -78,7 +78,7 @@ def test_grey_patches_have_no_colour_and_flat_ones_no_contrast() -> None:
 @settings(deadline=None, max_examples=25)
 @given(st.integers(2, 400), st.integers(0, 1000))
 def test_the_search_finds_the_nearest_code_and_the_lowest_of_equals(codes: int, seed: int) -> None:
-    draws = (stream(seed, "rows").bits((codes + 90) * 16) % np.uint64(41)).astype(np.int64).reshape(-1, 16) - 20
+    draws = (stream(seed, "rows").bits((codes + 390) * 16) % np.uint64(41)).astype(np.int64).reshape(-1, 16) - 20
     book, rows = draws[:codes], draws[codes:]
     book = book[np.argsort(book[:, 0], kind="stable")]
     book[codes // 2] = book[codes // 2 - 1]
@@ -86,6 +86,8 @@ def test_the_search_finds_the_nearest_code_and_the_lowest_of_equals(codes: int, 
     table = ((rows[:, None] - book[None]) ** 2).sum(axis=2)
     assert np.array_equal(found, table.argmin(axis=1))
     assert np.array_equal(distances, table.min(axis=1))
+    nothing, _ = _Search(book.astype(np.float32))(rows[:0].astype(np.float32))
+    assert len(nothing) == 0
 
 
 def test_codes_do_not_depend_on_batch_slot_or_threads(tokenizer: Codebook) -> None:

@@ -25,6 +25,7 @@ from imglish.recipe import Recipe
 from imglish.recipe_match import MatchConfig
 
 VERSION = 1
+_KINDS = ("pair", "image", "text")
 METHODS = ("pixels", "normal_text", "near_text", "near_image")
 """Names of the rules, version 1 each."""
 
@@ -150,12 +151,12 @@ def _survivors(kept: pa.Table, label: NDArray[np.int64], recipe: Recipe) -> NDAr
     rank = np.empty(kept.num_rows, dtype=np.int64)
     keys = [(name, "ascending") for name in ("priority", "record_id", "source", "row")]
     rank[pc.sort_indices(kept, sort_keys=keys).to_numpy()] = np.arange(kept.num_rows)
-    kind = kept.column("sample_kind").to_numpy(zero_copy_only=False)
-    first = {name: _first(rank, label, kind == name) for name in ("pair", "image", "text")}
-    found = np.choose([("pair", "image", "text").index(name) for name in kind], [first[k][label] for k in first])
+    kind = pc.index_in(kept.column("sample_kind"), value_set=pa.array(_KINDS)).to_numpy()
+    first = [_first(rank, label, kind == number)[label] for number in range(len(_KINDS))]
+    found = np.choose(kind, first)
     if recipe.decide.captioned_images == "pair":
-        pair = first["pair"][label]
-        found = np.where((kind == "image") & (pair < kept.num_rows), pair, found)
+        pair = first[_KINDS.index("pair")]
+        found = np.where((kind == _KINDS.index("image")) & (pair < kept.num_rows), pair, found)
     return np.asarray(np.argsort(rank)[found], dtype=np.int64)
 
 

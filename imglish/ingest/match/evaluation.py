@@ -24,7 +24,8 @@ from imglish.digests import file_digest
 from imglish.errors import ImageError, SourceError
 from imglish.ingest.match.fingerprints import VERSIONS
 from imglish.ingest.match.looks import perceptual_hash, sketch
-from imglish.ingest.match.shingles import as_set, normal_digest, shingles_of_words, words_of
+from imglish.ingest.match.shingles import as_set, shingles_of
+from imglish.ingest.match.words import normal_digest, read_words
 from imglish.recipe import Recipe
 from imglish.recipe_match import EvaluationConfig
 from imglish.shards.images import probe_with
@@ -63,17 +64,24 @@ class Item(NamedTuple):
 
 def evaluation_sets(store: Store, engine: Engine, recipe: Recipe, progress: Progress | None = None) -> list[Output]:
     """EVALUATION tables in the recipe's order; a set whose files are as before is not read again but for its digest."""
+    check_sets(recipe)
     units = [_unit(recipe, one) for one in recipe.match.evaluation]
     receipts = run_map(store, FOLDER, engine, EvaluationTask(store), units, progress)
     return [receipt.outputs["items"] for receipt in receipts]
 
 
+def check_sets(recipe: Recipe) -> None:
+    """SourceError for an evaluation set that is not there."""
+    for config in recipe.match.evaluation:
+        path = Path(recipe.root, config.path)
+        if not path.exists():
+            raise SourceError(
+                f"evaluation set {config.name!r}: {path} is not there; give match.evaluation.path another one"
+            )
+
+
 def _unit(recipe: Recipe, config: EvaluationConfig) -> Unit:
     path = Path(recipe.root, config.path)
-    if not path.exists():
-        raise SourceError(
-            f"evaluation set {config.name!r}: {path} is not there; give match.evaluation.path another one"
-        )
     params = {"image": config.image, "texts": config.texts, "versions": VERSIONS, "gram_words": GRAM_WORDS}
     spec = {"path": str(path), "name": config.name, "max_pixels": recipe.tokenize.stored.max_pixels}
     return Unit(STAGE, VERSION, params, [_content(path, config)], spec)
@@ -127,11 +135,11 @@ def _row(item: Item, max_pixels: int) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(EVALUATION.names) | {"item": item.name}
     if item.payload is not None:
         return row | probe_with(item.payload, max_pixels, _picture)[1]
-    words = words_of(item.text or "")
-    grams = None
-    if len(words) >= GRAM_WORDS:
-        grams = as_set(shingles_of_words([words], GRAM_WORDS).hashes).astype("<u8").tobytes()
-    return row | {"words": len(words), "normal": normal_digest(words), "grams": grams}
+    words = read_words([item.text or ""])
+    count, grams = len(words.hashes), None
+    if count >= GRAM_WORDS:
+        grams = as_set(shingles_of(words, GRAM_WORDS).hashes).astype("<u8").tobytes()
+    return row | {"words": count, "normal": normal_digest(words.forms[0]), "grams": grams}
 
 
 def _picture(image: Image.Image) -> dict[str, Any]:

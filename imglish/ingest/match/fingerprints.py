@@ -1,6 +1,7 @@
 """Fingerprints: what annotate measures so that copies can be proposed without reading payloads again.
 
-    fingerprints(rows, looks)         # schema FINGERPRINTS, row by row beside landing
+    wanted(recipe.match)                       # {"look": 2, "text": 2}, or less, or nothing when matching is off
+    fingerprints(rows, looks, texts, captions) # schema FINGERPRINTS, row by row beside landing
 
 A text has a digest of its normal form and a MinHash signature, a picture a perceptual hash and a key of its pixels,
 a pair's captions a hash each. What has no usable payload has nulls.
@@ -8,25 +9,21 @@ a pair's captions a hash each. What has no usable payload has nulls.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from imglish.ingest.match.looks import LOOK_VERSION, Look
-from imglish.ingest.match.shingles import (
-    TEXT_VERSION,
-    hash_words,
-    minhash,
-    normal_digest,
-    shingles_of_hashes,
-    words_of,
-)
+from imglish.ingest.match.looks import LOOK_VERSION, Look, hashes
+from imglish.ingest.match.minhash import HASHES, minhash
+from imglish.ingest.match.shingles import TEXT_VERSION, shingles_of
+from imglish.ingest.match.words import normal_digest, read_words
+from imglish.recipe_match import MatchConfig
 
 RUN_WORDS = 5
 """Words of a run (datatrove, FineWeb and others: 5)."""
+_CHUNK = 1 << 17
+"""Characters of texts that are read at once, so that their words stay in the second-level cache."""
 VERSIONS = {"look": LOOK_VERSION, "text": TEXT_VERSION}
 
 FINGERPRINTS = pa.schema(
@@ -42,6 +39,12 @@ FINGERPRINTS = pa.schema(
 )
 
 
+def wanted(config: MatchConfig) -> dict[str, int]:
+    """Versions of what the recipe's matching reads: "look" of pictures, "text" of texts and captions."""
+    asked = {"look": config.compares_pictures(), "text": config.compares_texts()}
+    return {name: VERSIONS[name] for name, is_asked in asked.items() if is_asked}
+
+
 def fingerprints(
     rows: Sequence[Mapping[str, Any]],
     looks: Sequence[Look | None],
@@ -49,29 +52,45 @@ def fingerprints(
     captions: Sequence[Sequence[str]],
 ) -> pa.Table:
     """FINGERPRINTS of rows with `record_id` and `kind`; per row its look or text, where it has one, and captions."""
-    normal, words = zip(*(_normal(text) for text in texts), strict=True) if texts else ((), ())
-    signatures = minhash(shingles_of_hashes([found for found in words if len(found)], RUN_WORDS)).astype("<u4")
-    signed = iter(signatures)
+    said = [caption for each in captions for caption in each]
+    keys = iter([normal_digest(form)[:8] for form in read_words(said).forms])
+    normal, signatures = _of_texts(texts)
+    seen = iter(hashes([look.low for look in looks if look is not None]).tolist())
     columns: dict[str, list[Any]] = {
         "record_id": [row["record_id"] for row in rows],
         "kind": [row["kind"] for row in rows],
-        "hash": [None if look is None else look.hash for look in looks],
+        "hash": [None if look is None else next(seen) for look in looks],
         "pixels": [None if look is None else look.pixels for look in looks],
-        "normal": list(normal),
-        "signature": [next(signed).tobytes() if len(found) else None for found in words],
-        "captions": [b"".join(caption_key(caption) for caption in said) if said else None for said in captions],
+        "normal": normal,
+        "signature": signatures,
+        "captions": [b"".join(next(keys) for _ in each) if each else None for each in captions],
     }
     return pa.table([pa.array(columns[field.name], field.type) for field in FINGERPRINTS], schema=FINGERPRINTS)
 
 
-def _normal(text: str | None) -> tuple[bytes | None, NDArray[np.uint64]]:
-    """Digest of a text's normal form and hashes of its words."""
-    if text is None:
-        return None, np.zeros(0, np.uint64)
-    words = words_of(text)
-    return normal_digest(words), hash_words(words)
+def _of_texts(texts: Sequence[str | None]) -> tuple[list[bytes | None], list[bytes | None]]:
+    """Digests of normal forms, and signatures of those that have a word."""
+    normal: list[bytes | None] = [None] * len(texts)
+    signatures: list[bytes | None] = [None] * len(texts)
+    for places in _chunks(texts):
+        words = read_words([texts[place] or "" for place in places])
+        signed = minhash(shingles_of(words, RUN_WORDS)).astype("<u4").tobytes()
+        for number, (place, form) in enumerate(zip(places, words.forms, strict=True)):
+            normal[place] = normal_digest(form)
+            if len(form):
+                signatures[place] = signed[number * 4 * HASHES : (number + 1) * 4 * HASHES]
+    return normal, signatures
 
 
-def caption_key(caption: str) -> bytes:
-    """8 bytes of a caption's normal form."""
-    return normal_digest(words_of(caption))[:8]
+def _chunks(texts: Sequence[str | None]) -> Iterator[list[int]]:
+    """Places of texts of at least `_CHUNK` characters in all, one after another."""
+    places, size = [], 0
+    for place, text in enumerate(texts):
+        if text is not None:
+            places.append(place)
+            size += len(text)
+        if size >= _CHUNK:
+            yield places
+            places, size = [], 0
+    if places:
+        yield places

@@ -26,7 +26,8 @@ from imglish.ingest.match.evaluation import GRAM_WORDS, evaluation_sets
 from imglish.ingest.match.fingerprints import VERSIONS
 from imglish.ingest.match.looks import alike, sketch
 from imglish.ingest.match.pairs import block_keys
-from imglish.ingest.match.shingles import normal_digest, shingles_of_words, words_of
+from imglish.ingest.match.shingles import shingles_of
+from imglish.ingest.match.words import normal_digest, read_words
 from imglish.recipe import Recipe
 from imglish.recipe_match import LeakConfig
 from imglish.records import unpack_json
@@ -231,14 +232,14 @@ class _Held:
 
     def text_hits(self, texts: Sequence[tuple[int, int, str]], kind: str, name: str) -> list[tuple[Any, ...]]:
         """Hits of (place, number, text) rows."""
-        split = [words_of(text) for _, _, text in texts]
-        long = [number for number, words in enumerate(split) if len(words) >= GRAM_WORDS]
-        runs = shingles_of_words([split[number] for number in long], GRAM_WORDS)
-        found = [self._overlaps(np.unique(runs.of(number))) for number in range(len(long))]
-        best = dict(zip(long, found, strict=True))
-        for number, words in enumerate(split):
-            if len(words) < GRAM_WORDS and normal_digest(words) in self._short:
-                best[number] = (self._short[normal_digest(words)], 1.0)
+        words = read_words([text for _, _, text in texts])
+        runs = shingles_of(words, GRAM_WORDS)
+        best: dict[int, tuple[int, float] | None] = {}
+        for number, count in enumerate(np.diff(words.starts).tolist()):
+            if count >= GRAM_WORDS:
+                best[number] = self._overlaps(np.unique(runs.of(number)))
+            elif (digest := normal_digest(words.forms[number])) in self._short:
+                best[number] = (self._short[digest], 1.0)
         hits = []
         for number, hit in best.items():
             if hit is not None and hit[1] >= FLOORS["text"]:

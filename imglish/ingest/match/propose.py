@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from imglish.digests import record_halves, table_digest
+from imglish.ingest.match.minhash import HASHES, band_keys
 from imglish.ingest.match.pairs import Pairs, block_keys, capped_pairs, near_pairs
-from imglish.ingest.match.shingles import HASHES, band_keys
 from imglish.recipe_match import MatchConfig
 from imglish.seeds import mix
 from imglish.stages import Commit, Receipt, Unit, find_receipt

@@ -94,7 +94,7 @@ def propose_pairs(
     store: Store, engine: Engine, config: MatchConfig, prints: Sequence[Output], progress: Progress | None = None
 ) -> Receipt:
     """The grouping by keys: outputs `<bucket>/candidates`, `/edges` and `/captions`, counts of capped keys."""
-    buckets = config.buckets or max(1, -(-sum(output.rows for output in prints) * _keys(config) // BUCKET_KEYS))
+    buckets = config.buckets or max(1, -(-sum(output.rows for output in prints) * keys_of(config) // BUCKET_KEYS))
     params: dict[str, Any] = {
         "versions": VERSIONS,
         "exact": config.exact,
@@ -108,7 +108,7 @@ def propose_pairs(
     return run_group(store, FOLDER, engine, unit, load, pieces, range(buckets), reduce, progress)
 
 
-def _keys(config: MatchConfig) -> int:
+def keys_of(config: MatchConfig) -> int:
     """Keys of a record, about: a document's or a picture's, whichever has more."""
     text = config.text.bands if config.text.threshold is not None else 0
     radius = config.image.radius

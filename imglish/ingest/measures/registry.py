@@ -10,47 +10,28 @@ settings that change its numbers and digests of weights. A scorer is a measure w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
-from pydantic import Field, ValidationError
 
 from imglish.errors import RecipeError
+from imglish.ingest.measures.base import (
+    PICTURED,
+    WRITTEN,
+    Maker,
+    Measure,
+    NoSettings,
+    Rows,
+    make_settings,
+    package_version,
+)
+from imglish.ingest.measures.listed import LISTED
+from imglish.ingest.measures.scored import SCORED
+from imglish.ingest.rules.own_measures import OwnMeasure, own_measures
 from imglish.ingest.rules.registry import active_rules
 from imglish.recipe import Recipe, Section
 from imglish.records import pack_json, unpack_json
-
-Rows = Sequence[Mapping[str, Any]]
-"""Occurrences with a payload: `kind`, `payload`, `captions`."""
-_WRITTEN, _PICTURED = ("text", "pair"), ("pair", "image")
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One measure as a recipe sets it up: `call` gives a table of `schema` with a row for each of the rows."""
-
-    name: str
-    version: int
-    kinds: tuple[str, ...]
-    schema: pa.Schema
-    params: Mapping[str, Any]
-    call: Callable[[Rows], pa.Table] = field(compare=False)
-
-
-@dataclass(frozen=True)
-class Maker:
-    """How a measure is made from its settings (`decide.measure.<name>`); `columns` are those that rules may read."""
-
-    settings: type[Section]
-    kinds: tuple[str, ...]
-    schema: pa.Schema
-    make: Callable[[Any, Recipe], Measure]
-
-
-class NoSettings(Section):
-    """A measure without settings."""
 
 
 class PiiSettings(Section):
@@ -58,13 +39,6 @@ class PiiSettings(Section):
 
     regions: tuple[str, ...] = ()
     """Countries (ISO 3166, such as "US") whose national telephone numbers count; international ones always do."""
-
-
-class NsfwSettings(Section):
-    """Settings of `nsfw`."""
-
-    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    """Digest that the weights have to have; None takes those that are installed and holds them in the lock."""
 
 
 def _text(settings: NoSettings, recipe: Recipe) -> Measure:
@@ -77,8 +51,8 @@ _PII = pa.schema([pa.field("pii", pa.binary())])  # JSON of (caption or -1, star
 
 
 def _pii(settings: PiiSettings, recipe: Recipe) -> Measure:
-    params = {"regions": list(settings.regions), "phonenumbers": _version("phonenumbers", "imglish[rules]")}
-    return Measure("pii", 1, _WRITTEN, _PII, params, lambda rows: _find_pii(rows, settings.regions))
+    params = {"regions": list(settings.regions), "phonenumbers": package_version("phonenumbers", "imglish[rules]")}
+    return Measure("pii", 1, WRITTEN, _PII, params, lambda rows: _find_pii(rows, settings.regions))
 
 
 def _find_pii(rows: Rows, regions: Sequence[str]) -> pa.Table:
@@ -108,35 +82,16 @@ def _picture(settings: NoSettings, recipe: Recipe) -> Measure:
         found = [pair or (None, None) for pair in measure_pictures([row["payload"] for row in rows], most)]
         return pa.table([pa.array([pair[n] for pair in found], pa.float64()) for n in (0, 1)], schema=_PICTURE)
 
-    return Measure("picture", 1, _PICTURED, _PICTURE, {"max_pixels": most, "short_side": SHORT_SIDE}, call)
+    return Measure("picture", 1, PICTURED, _PICTURE, {"max_pixels": most, "short_side": SHORT_SIDE}, call)
 
 
-_NSFW = pa.schema([pa.field("nsfw_score", pa.float64())])
-
-
-def _nsfw(settings: NsfwSettings, recipe: Recipe) -> Measure:
-    from imglish.ingest.measures.scorers import OpenNsfw
-
-    scorer = OpenNsfw(recipe.tokenize.stored.max_pixels)
-    if settings.sha256 not in (None, scorer.weights):
-        raise RecipeError(
-            f"decide.measure.nsfw.sha256 is {settings.sha256}, but the installed weights have {scorer.weights}; "
-            "install those that the recipe means, or change it"
-        )
+def _caption(settings: NoSettings, recipe: Recipe) -> Measure:
+    from imglish.ingest.measures.captions import CAPTION, measure_captions
 
     def call(rows: Rows) -> pa.Table:
-        return pa.table([pa.array(scorer([row["payload"] for row in rows]), pa.float64())], schema=_NSFW)
+        return measure_captions([unpack_json(row["captions"]) or () for row in rows])
 
-    return Measure("nsfw", 1, _PICTURED, _NSFW, {"weights": scorer.weights}, call)
-
-
-def _version(package: str, extra: str) -> str:
-    import importlib.metadata
-
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        raise RecipeError(f"a rule of this recipe needs the package {package}; pip install '{extra}'") from None
+    return Measure("caption", 1, ("pair",), CAPTION, {}, call)
 
 
 def _text_schema() -> pa.Schema:
@@ -145,30 +100,64 @@ def _text_schema() -> pa.Schema:
     return TEXT
 
 
+def _caption_schema() -> pa.Schema:
+    from imglish.ingest.measures.captions import CAPTION
+
+    return CAPTION
+
+
 MAKERS: dict[str, Maker] = {
     "text": Maker(NoSettings, ("text",), _text_schema(), _text),
-    "pii": Maker(PiiSettings, _WRITTEN, _PII, _pii),
-    "picture": Maker(NoSettings, _PICTURED, _PICTURE, _picture),
-    "nsfw": Maker(NsfwSettings, _PICTURED, _NSFW, _nsfw),
+    "pii": Maker(PiiSettings, WRITTEN, _PII, _pii),
+    "picture": Maker(NoSettings, PICTURED, _PICTURE, _picture),
+    "caption": Maker(NoSettings, ("pair",), _caption_schema(), _caption),
+    **SCORED,
+    **LISTED,
 }
 
 
 def needed_names(recipe: Recipe) -> list[str]:
-    """Names of the measures that the recipe's rules read; RecipeError for settings of one that there is not."""
+    """Names of the measures that rules or balance read, then the user's own; RecipeError for settings of no measure."""
+    own = _own(recipe)
     for name in recipe.decide.measure:
         if name not in MAKERS:
             raise RecipeError(f"unknown key decide.measure.{name}; known are {', '.join(MAKERS)}")
+    for name in own:
+        if name in MAKERS:
+            raise RecipeError(f"decide.measures: {name!r} is the name of a measure that there is already; rename it")
     read = {column for rule in active_rules(recipe) for column in rule.reads}
-    return [name for name, maker in MAKERS.items() if read & set(maker.schema.names)]
+    if recipe.balance.concepts is not None:
+        read |= set(MAKERS["concepts"].schema.names)
+    return [*(name for name, maker in MAKERS.items() if read & set(maker.schema.names)), *own]
+
+
+def _own(recipe: Recipe) -> dict[str, OwnMeasure]:
+    return {one.name: one for one in own_measures(recipe.decide.measures, recipe.root)}
+
+
+def kinds_of(name: str, recipe: Recipe) -> tuple[str, ...]:
+    """Kinds that a measure looks at."""
+    return MAKERS[name].kinds if name in MAKERS else _own(recipe)[name].found.kinds
+
+
+def check_measures(recipe: Recipe) -> None:
+    """RecipeError for wrong settings of a measure that the recipe needs."""
+    for name in needed_names(recipe):
+        if name in MAKERS:
+            make_settings(name, MAKERS[name], recipe)
 
 
 def make_measure(name: str, recipe: Recipe) -> Measure:
-    """A measure with the recipe's settings; RecipeError names a wrong one."""
-    maker = MAKERS[name]
-    try:
-        settings = maker.settings.model_validate(recipe.decide.measure.get(name, {}))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise RecipeError(f"decide.measure.{name}.{key}: {first['msg']}") from None
-    return maker.make(settings, recipe)
+    """A measure with the recipe's settings; RecipeError names a wrong one, LockError a scorer that is not fitted."""
+    if name not in MAKERS:
+        own = _own(recipe)[name]
+        params, found = {"source_sha256": own.source_sha256}, own.found
+        return Measure(name, found.version, found.kinds, own.schema, params, lambda rows: own.measure(_plain(rows)))
+    return MAKERS[name].make(make_settings(name, MAKERS[name], recipe), recipe)
+
+
+def _plain(rows: Rows) -> list[dict[str, Any]]:
+    """Rows as a user's measure gets them."""
+    return [
+        {"kind": row["kind"], "payload": row["payload"], "captions": unpack_json(row["captions"]) or []} for row in rows
+    ]

@@ -4,7 +4,9 @@
     scorer.weights                    # enters unit ids, the lock and the manifest
     scorer([payload, ...])            # [0.0003, None, ...]: None where the image does not decode
 
-A scorer takes what it measures in batches and gives one number each, the same whatever else is in the batch.
+A scorer takes what it measures in batches and gives one number each. `OpenNsfw` takes pictures, `QualityScorer` texts
+and `alignment.Alignment` pictures with captions. A score may not depend on what else is in the batch: one at a time, or
+batches of one shape in which only a place's own input counts, on one thread.
 """
 
 from __future__ import annotations
@@ -13,22 +15,25 @@ import hashlib
 import importlib.resources
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from imglish.errors import ImageError, RecipeError
+from imglish.ingest.measures.quality import QualityModel
 from imglish.shards.images import upright_rgb
 from imglish.shards.safe_image import open_image
 
+Item = TypeVar("Item", contravariant=True)
 
-class Scorer(Protocol):
-    """What a measure by a model is made of."""
+
+class Scorer(Protocol[Item]):
+    """What a measure by a model is made of; items are what it scores."""
 
     @property
     def weights(self) -> str:
         """SHA-256 of the weights."""
         ...
 
-    def __call__(self, payloads: Sequence[bytes]) -> list[float | None]: ...
+    def __call__(self, items: Sequence[Item], /) -> list[float | None]: ...
 
 
 class OpenNsfw:
@@ -59,6 +64,17 @@ class OpenNsfw:
         except ImageError:
             return None
         return round(float(_classifier(self._path).classify(picture).nsfw), 6)
+
+
+class QualityScorer:
+    """A quality classifier (`measures.quality`) of texts in UTF-8: the probability of "good"."""
+
+    def __init__(self, data: bytes) -> None:
+        self.model = QualityModel.from_bytes(data)
+        self.weights = hashlib.sha256(data).hexdigest()
+
+    def __call__(self, payloads: Sequence[bytes]) -> list[float | None]:
+        return list(self.model.scores([payload.decode() for payload in payloads]).tolist())
 
 
 @cache

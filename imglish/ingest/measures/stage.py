@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from imglish.ingest.measures.registry import Measure, make_measure, needed_names
+from imglish.ingest.measures.base import Measure
+from imglish.ingest.measures.registry import make_measure, needed_names
 from imglish.recipe import Recipe
 from imglish.stages import Commit, Receipt, Unit
 from imglish.storage import Output, Store

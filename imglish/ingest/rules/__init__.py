@@ -7,6 +7,7 @@ docstring of the function gives the source of its numbers. docs/rules.md lists a
 from __future__ import annotations
 
 from imglish.ingest.rules.base import Check, Edit, Family, Finding, Rule, first_failure, floats
+from imglish.ingest.rules.own_measures import measure
 from imglish.ingest.rules.presets import PRESETS
 from imglish.ingest.rules.registry import FAMILIES, MAX_RULES, active_rules
 from imglish.ingest.rules.user import ERROR, Drop, absolute, rule
@@ -27,6 +28,7 @@ __all__ = [
     "active_rules",
     "first_failure",
     "floats",
+    "measure",
     "rule",
 ]
 

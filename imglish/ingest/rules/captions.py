@@ -87,6 +87,21 @@ def caption_repetition(rows: pa.Table, limits: CaptionRepetition) -> Finding:
     )
 
 
+class CaptionCharacterRepetition(Section):
+    """Thresholds of `caption_character_repetition`."""
+
+    max_share: float = Field(default=0.5, ge=0, le=1)
+    """Share of a caption's runs of ten characters that repeat (data-juicer: 0.5)."""
+
+
+def caption_character_repetition(rows: pa.Table, limits: CaptionCharacterRepetition) -> Finding:
+    """Removes captions whose characters repeat, such as "aaaaaa" (data-juicer's character_repetition_filter: 0.5)."""
+    captions, shares = unpack(rows, "captions"), unpack(rows, "caption_repetition")
+    return edited(
+        rows, captions, lambda i, n: shares[i][n] > limits.max_share, limits.max_share, "every caption repeats itself"
+    )
+
+
 class CaptionCharacters(Section):
     """Thresholds of `caption_characters`."""
 
@@ -127,5 +142,12 @@ FAMILIES = (
     Family("caption_length", 1, ("captions",), caption_length, {"": CaptionLength()}),
     Family("caption_characters", 1, ("captions",), caption_characters, {"": CaptionCharacters()}),
     Family("caption_repetition", 1, ("captions",), caption_repetition, {"": CaptionRepetition()}),
+    Family(
+        "caption_character_repetition",
+        1,
+        ("captions", "caption_repetition"),
+        caption_character_repetition,
+        {"": CaptionCharacterRepetition()},
+    ),
     Family("caption_language", 1, ("captions",), caption_language, {"": CaptionLanguage()}),
 )

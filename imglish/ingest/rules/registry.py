@@ -14,28 +14,33 @@ from typing import Any
 from pydantic import ValidationError
 
 from imglish.errors import RecipeError
-from imglish.ingest.rules import basic, captions, gopher, pairs, personal, pictures, web_text
+from imglish.ingest.rules import basic, captions, gopher, pairs, personal, pictures, scores, web_text
 from imglish.ingest.rules.base import Family, Rule
+from imglish.ingest.rules.own_measures import own_measures
 from imglish.ingest.rules.presets import PRESETS
 from imglish.ingest.rules.user import is_file, load_rule
 from imglish.recipe import Recipe, Section
 
-MAX_RULES = 60
-"""`fired` is an int64; three bits are left for placeholders, leaks and near duplicates."""
-_MODULES = (basic, captions, gopher, pairs, personal, pictures, web_text)
+MAX_RULES = 59
+"""`fired` is an int64; four bits are left for placeholders, leaks, near duplicates and balance."""
+_MODULES = (basic, captions, gopher, pairs, personal, pictures, scores, web_text)
 FAMILIES: dict[str, Family] = {family.name: family for module in _MODULES for family in module.FAMILIES}
 
 
 def active_rules(recipe: Recipe) -> tuple[Rule, ...]:
     """The rules of `decide.rules` with presets spread out and thresholds of `decide.rule` filled in.
 
+    Behind them stands one for each of `decide.measures`, which drops that on which the measure raised.
+
     RecipeError names an unknown rule, variant or threshold with the nearest known one, a value out of range, a rule
     that stands twice, and thresholds of a rule that does not stand in the list.
     """
     names = [name for entry in recipe.decide.rules for name in _spread(entry)]
-    if len(names) > MAX_RULES:
-        raise RecipeError(f"decide.rules names {len(names)} rules; at most {MAX_RULES} have a bit in `fired`")
+    if len(names) + len(recipe.decide.measures) > MAX_RULES:
+        count = len(names) + len(recipe.decide.measures)
+        raise RecipeError(f"decide.rules names {count} rules; at most {MAX_RULES} have a bit in `fired`")
     rules = [_rule(name, recipe) for name in names]
+    rules += [one.rule() for one in own_measures(recipe.decide.measures, recipe.root)]
     _refuse_twice(rules)
     known = [rule.name for rule in rules]
     for name in recipe.decide.rule:

@@ -81,17 +81,25 @@ def absolute(entry: str, root: str) -> str:
 
 def load_rule(entry: str, root: str, given: Mapping[str, Mapping[str, Any]]) -> Rule:
     """The rule of "file.py:function" below `root`; RecipeError when it cannot be had or a threshold is wrong."""
+    name = entry.rpartition(":")[2]
+    found, digest = load_object(entry, root, "decide.rules")
+    if not isinstance(found, UserRule):
+        path = Path(root, entry.rpartition(":")[0])
+        raise RecipeError(f"decide.rules: {name!r} in {path} is no rule; put @imglish.rule(reads=(...)) above it")
+    limits = _limits(name, found.thresholds, given.get(name, {}))
+    return Rule(name, "", found.version, found.reads, _judge(found), limits, digest)
+
+
+def load_object(entry: str, root: str, key: str) -> tuple[Any, str]:
+    """What "file.py:name" below `root` names, and the SHA-256 of the file; RecipeError names `key` and the trouble."""
     file, _, name = entry.rpartition(":")
     path = Path(root, file)
     try:
         data = path.read_bytes()
-        found = getattr(_module(str(path), hashlib.sha256(data).hexdigest()), name)
+        digest = hashlib.sha256(data).hexdigest()
+        return getattr(_module(str(path), digest), name), digest
     except Exception as error:  # noqa: BLE001 - the user's file may raise anything while it is read
-        raise RecipeError(f"decide.rules: cannot take {name!r} from {path}: {type(error).__name__}: {error}") from None
-    if not isinstance(found, UserRule):
-        raise RecipeError(f"decide.rules: {name!r} in {path} is no rule; put @imglish.rule(reads=(...)) above it")
-    limits = _limits(name, found.thresholds, given.get(name, {}))
-    return Rule(name, "", found.version, found.reads, _judge(found), limits, hashlib.sha256(data).hexdigest())
+        raise RecipeError(f"{key}: cannot take {name!r} from {path}: {type(error).__name__}: {error}") from None
 
 
 @cache

@@ -49,6 +49,7 @@ class Row:
     detail: str | None = None
     expected_sha256: str | None = None
     attempts: int | None = None  # requests sent, set by the fetcher
+    encoded: bool = False  # a text that the reader had as characters, so that its payload is UTF-8 for certain
     receipt: Mapping[str, Any] | None = None  # of the last answer, set by the fetcher: see `records.LANDING`
 
 

@@ -15,6 +15,7 @@ import io
 import lzma
 import struct
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO
 
@@ -31,7 +32,12 @@ BOMB_RATIO = 250
 """A stream that unpacks to more than BOMB_BYTES and this many times what was read of it breaks off; text packs to a
 twentieth at best, gzip's limit is 1,032."""
 BOMB_BYTES = 1 << 30
-_BUFFER = 1 << 20
+_BUFFER = 1 << 18
+_AHEAD = 8 << 20
+"""Bytes unpacked before they are asked for. A thread that unpacks may wait 5 ms for the interpreter's lock each
+time; 8 MB are 8 ms of work."""
+_PACKED = 1 << 20
+"""Bytes read at once of a compressed file, for the same reason; a bomb may unpack this many times BOMB_RATIO more."""
 _TABLE_FOOTER = struct.Struct("<IBI")  # frames, descriptor, magic (facebook/zstd, contrib/seekable_format)
 _TABLE_MAGIC = 0x8F92EAB1
 _SKIPPABLE = 0x184D2A5E
@@ -84,7 +90,7 @@ def span_lines(url: str, span: Span, longest: int | None = None) -> Iterator[tup
 
     A line over `longest` (LINE_BYTES) bytes is cut there and its rest passed over.
     """
-    with open_stream(url, span.start if coding_of(url) is None else span.at) as stream:
+    with open_stream(url, span.start if coding_of(url) is None else span.at, ahead=True) as stream:
         lines = stream_lines(stream, span.start, longest or LINE_BYTES)
         if span.start:
             next(lines, None)  # the end of a line that the span before owns
@@ -108,15 +114,18 @@ def read_some(stream: Any, size: int) -> bytes:
     return bytes(getattr(stream, "read1", stream.read)(size))
 
 
-def open_stream(url: str, at: int = 0) -> BinaryIO:
-    """A file opened for reading from byte `at`, decompressed by its suffix.
+def open_stream(url: str, at: int = 0, ahead: bool = False) -> BinaryIO:
+    """A file opened for reading from byte `at`, decompressed by its suffix, and `ahead` of its reader by a thread.
 
     OSError where a damaged or truncated stream breaks off, give or take the buffer, or unpacks to absurdly much.
     """
     file = open_file(url)
     file.seek(at)
     coding = coding_of(url)
-    return file if coding is None else io.BufferedReader(Unpacked(file, coding), _BUFFER)
+    if coding is None:
+        return file
+    unpacked = Unpacked(file, coding)
+    return io.BufferedReader(_Ahead(unpacked) if ahead else unpacked, _BUFFER)
 
 
 class Unpacked(io.RawIOBase):
@@ -130,18 +139,27 @@ class Unpacked(io.RawIOBase):
         self._read = 0
         self._careful = False
         self._error: OSError | None = None
+        self._bomb: OSError | None = None
         self._stream = self._opened()
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = self._some(len(buffer))
+        data = self.take(len(buffer))
         buffer[: len(data)] = data
+        return len(data)
+
+    def take(self, size: int) -> bytes:
+        """At most `size` bytes; none at the end. A bomb is told by the call after the one that found it."""
+        if self._bomb is not None:
+            raise self._bomb
+        data = self._some(size)
         self._read += len(data)
         if self._read > BOMB_BYTES and self._read > BOMB_RATIO * (self._file.tell() - self._from):
-            raise OSError(f"a decompression bomb: more than {BOMB_RATIO} times its size after {self._read} bytes")
-        return len(data)
+            said = f"a decompression bomb: more than {BOMB_RATIO} times its size after {self._read} bytes"
+            self._bomb = OSError(said)
+        return data
 
     def _some(self, size: int) -> bytes:
         if self._careful:
@@ -173,12 +191,42 @@ class Unpacked(io.RawIOBase):
     def _opened(self) -> Any:
         if self._coding == "xz":
             return lzma.LZMAFile(self._file)
-        return pa.CompressedInputStream(pa.PythonFile(_Unclosed(self._file), mode="r"), self._coding)
+        packed = pa.BufferedInputStream(pa.PythonFile(_Unclosed(self._file), mode="r"), _PACKED)
+        return pa.CompressedInputStream(packed, self._coding)
 
     def close(self) -> None:
         if not self.closed:
             self._stream.close()
             self._file.close()
+        super().close()
+
+
+class _Ahead(io.RawIOBase):
+    """The same bytes and errors in the same order; the next _AHEAD of them are unpacked while these are used."""
+
+    def __init__(self, stream: Unpacked) -> None:
+        self._stream = stream
+        self._thread = ThreadPoolExecutor(1)
+        self._next = self._thread.submit(stream.take, _AHEAD)
+        self._now = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._now:
+            self._now = memoryview(self._next.result())
+            if self._now:
+                self._next = self._thread.submit(self._stream.take, _AHEAD)
+        size = min(len(buffer), len(self._now))
+        buffer[:size] = self._now[:size]
+        self._now = self._now[size:]
+        return size
+
+    def close(self) -> None:
+        if not self.closed:
+            self._thread.shutdown(wait=True)
+            self._stream.close()
         super().close()
 
 

@@ -29,11 +29,10 @@ from imglish.digests import json_digest
 from imglish.errors import SourceError
 from imglish.ingest.sources.base import Part, Row
 from imglish.ingest.sources.files import File, filesystem, find_files, is_inside, printable, read_options, read_payload
+from imglish.ingest.sources.parquets import ParquetTable, Record
 from imglish.ingest.sources.tabular import (
     SUFFIXES,
     JsonTable,
-    ParquetTable,
-    Record,
     Table,
     TableLayout,
     open_table,
@@ -146,10 +145,11 @@ def part_rows(
     name = part.spec["file"]
     table = open_table(File(part.files[0], name, 0, ""), layout, formats)
     for record in table.read(part.spec["cut"], columns):
-        yield _named(record, name), record.values
+        yield named(record, name), record.values
 
 
-def _named(record: Record, name: str) -> Row:
+def named(record: Record, name: str) -> Row:
+    """The row of a record of the file `name`, without its values."""
     return Row(f"{name}#{record.place}", status=record.status, detail=record.detail)
 
 

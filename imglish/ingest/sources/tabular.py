@@ -15,18 +15,17 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
 import orjson
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from imglish.errors import SourceError
 from imglish.ingest.sources import streams
-from imglish.ingest.sources.files import PART_BYTES, File, open_file, printable
+from imglish.ingest.sources.files import File, printable
+from imglish.ingest.sources.lines import split_lines
+from imglish.ingest.sources.parquets import Batch, ParquetTable, Record
 from imglish.ingest.sources.streams import Span, open_stream, plain_suffixes, span_lines, spans
 from imglish.recipe import Section
 
@@ -36,14 +35,10 @@ SUFFIXES = {
     "jsonl": plain_suffixes((".jsonl", ".ndjson")),
     "parquet": (".parquet",),
 }
-_BATCH_BYTES = 16 << 20
-_BATCH_ROWS = 1024
-_WIDE_BYTES = 64 << 20
-_WIDE_ROWS = 1 << 17
-_BUFFER = 4 << 20
+_LINES = 1 << 16
+"""Lines that are taken by columns at once."""
 _SAMPLE = 100  # records whose keys make up the columns of a jsonl file
 _SAMPLE_BYTES = 64 << 10  # of a file whose mean line is wanted
-_PARQUET_ERRORS = (OSError, ValueError, OverflowError, MemoryError, pa.ArrowException)
 
 
 class TableLayout(Section):
@@ -55,16 +50,6 @@ class TableLayout(Section):
     """Whether cells may be quoted as in RFC 4180; None is yes for csv and no for tsv."""
     multiline: bool = True
     """Whether quoted cells may hold line breaks. Such a file cannot be cut: it is one unit."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """One row of a table; `place` is where it begins (a byte, or a row number in Parquet)."""
-
-    place: int
-    values: Mapping[str, Any] | None
-    status: str = "ok"
-    detail: str | None = None
 
 
 class Table(Protocol):
@@ -190,6 +175,22 @@ class CsvTable(_TextTable):
             if cells:  # an empty line is no row
                 yield self._record(offset, names, cells)
 
+    def batches(self, cut: Mapping[str, Any], columns: Sequence[str]) -> Iterator[Batch]:
+        """One part by columns; OSError where the file breaks off. Not of files whose cells may hold line breaks."""
+        names, span = self.columns(), Span.from_json(cut)
+        numbers = {name: number for number, name in enumerate(names)}  # the last of a name, as in a record
+        if not numbers.keys() >= set(columns):
+            raise OSError(f"{self.file.name}: the columns are others than before")
+        lines = span_lines(self.file.url, span)
+        if self.header is None and span.start == 0:
+            next(lines, None)
+        while chunk := list(islice(lines, _LINES)):
+            usual, odd = split_lines(chunk, self.delimiter, len(names), self.quotes)
+            cells = ((offset, self._cells(line)) for offset, line in odd)
+            others = [self._record(offset, names, found) for offset, found in cells if found]
+            picked = [usual.cells[numbers[name]] for name in columns]
+            yield Batch(usual.places, pa.RecordBatch.from_arrays(picked, list(columns)), others)
+
     def _record(self, offset: int, names: list[str], cells: list[str] | str) -> Record:
         where = f"{self.file.name}, row at byte {offset}"
         if isinstance(cells, str):
@@ -208,11 +209,14 @@ class CsvTable(_TextTable):
             yield from self._quoted(_Lines(lines))
             return
         for offset, line in lines:
-            if len(line) >= streams.LINE_BYTES:
-                yield offset, f"line longer than {streams.LINE_BYTES} bytes"
-                continue
-            text = line.decode("utf-8", "surrogateescape").rstrip("\r\n")
-            yield offset, self._quoted_line(text) if self.quotes else text.split(self.delimiter) if text else []
+            yield offset, self._cells(line)
+
+    def _cells(self, line: bytes) -> list[str] | str:
+        """The cells of one line, none of an empty one, or what is wrong with it."""
+        if len(line) >= streams.LINE_BYTES:
+            return f"line longer than {streams.LINE_BYTES} bytes"
+        text = line.decode("utf-8", "surrogateescape").rstrip("\r\n")
+        return self._quoted_line(text) if self.quotes else text.split(self.delimiter) if text else []
 
     def _quoted(self, lines: _Lines) -> Iterator[tuple[int, list[str] | str]]:
         reader = csv.reader(lines, delimiter=self.delimiter)
@@ -275,107 +279,3 @@ class JsonTable(_TextTable):
         for offset, line in span_lines(self.file.url, span):
             if not line.isspace():
                 yield parse_json(line, offset, f"{name}, row at byte {offset}")
-
-
-class ParquetTable:
-    """A Parquet file; a part is some row groups, or some rows of one."""
-
-    def __init__(self, file: File) -> None:
-        self.file = file
-
-    def columns(self) -> list[str]:
-        return [str(name) for name in self.schema().names]
-
-    def schema(self) -> pa.Schema:
-        """The Arrow schema; SourceError when the file is no Parquet."""
-        with self._opened() as file:
-            return file.schema_arrow
-
-    def cuts(self, rows: int | None = None) -> list[dict[str, Any]]:
-        with self._opened() as file:
-            groups = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
-            sizes = [(group.num_rows, group.total_byte_size) for group in groups]
-        return _whole_groups(sizes) if rows is None else _slices(sizes, rows)
-
-    def read(self, cut: Mapping[str, Any], columns: Sequence[str] | None = None) -> Iterator[Record]:
-        number, last = cut["start"], cut["start"] + cut["rows"]
-        ahead = cut["skip"]
-        try:
-            with self._opened() as file:
-                size = _batch_rows(file, cut["groups"])
-                for batch in file.iter_batches(size, row_groups=cut["groups"], columns=columns):
-                    taken = batch.slice(min(ahead, batch.num_rows), last - number)
-                    ahead -= min(ahead, batch.num_rows)
-                    for values in taken.to_pylist():
-                        yield Record(number, values)
-                        number += 1
-                    if number >= last:
-                        return
-        except _PARQUET_ERRORS as error:
-            said = f"{self.file.name}: rows {number} to {last - 1} cannot be read: {printable(str(error))[:200]}"
-            yield Record(number, None, "bad_row", said)
-
-    def batches(self, cut: Mapping[str, Any], columns: Sequence[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """(number of the first row, rows) of one part, whole and valid; ends where it cannot be read."""
-        number, last, ahead = cut["start"], cut["start"] + cut["rows"], cut["skip"]
-        try:
-            with self._opened() as file:
-                size = _batch_rows(file, cut["groups"], _WIDE_ROWS, _WIDE_BYTES)
-                for batch in file.iter_batches(size, row_groups=cut["groups"], columns=columns):
-                    taken = batch.slice(min(ahead, batch.num_rows), last - number)
-                    ahead -= min(ahead, batch.num_rows)
-                    taken.validate(full=True)
-                    if taken.num_rows:
-                        yield number, taken
-                    number += taken.num_rows
-                    if number >= last:
-                        return
-        except _PARQUET_ERRORS:
-            return
-
-    @contextmanager
-    def _opened(self) -> Iterator[pq.ParquetFile]:
-        with open_file(self.file.url) as file:
-            try:
-                parquet = pq.ParquetFile(file, buffer_size=_BUFFER)
-            except _PARQUET_ERRORS as error:
-                raise SourceError(
-                    f"{self.file.name}: not a readable Parquet file: {error}; fetch it again or leave it out"
-                ) from None
-            with parquet:
-                yield parquet
-
-
-def _whole_groups(sizes: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
-    """Runs of row groups of about PART_BYTES each."""
-    cuts: list[dict[str, Any]] = []
-    first, room = 0, 0
-    for group, (rows, size) in enumerate(sizes):
-        if not cuts or room <= 0:
-            cuts.append({"start": first, "rows": 0, "groups": [], "skip": 0})
-            room = PART_BYTES
-        cuts[-1]["rows"] += rows
-        cuts[-1]["groups"].append(group)
-        first, room = first + rows, room - size
-    return cuts
-
-
-def _slices(sizes: Sequence[tuple[int, int]], rows: int) -> list[dict[str, Any]]:
-    """At most `rows` rows of one group each."""
-    cuts: list[dict[str, Any]] = []
-    first = 0
-    for group, (count, _) in enumerate(sizes):
-        for skip in range(0, count, rows):
-            taken = min(rows, count - skip)
-            cuts.append({"start": first + skip, "rows": taken, "groups": [group], "skip": skip})
-        first += count
-    return cuts
-
-
-def _batch_rows(
-    file: pq.ParquetFile, groups: Sequence[int], most: int = _BATCH_ROWS, most_bytes: int = _BATCH_BYTES
-) -> int:
-    """Rows that are decoded at once, by the mean row of the groups."""
-    metadata = [file.metadata.row_group(group) for group in groups]
-    rows, size = sum(group.num_rows for group in metadata), sum(group.total_byte_size for group in metadata)
-    return max(1, min(most, int(most_bytes * rows // max(1, size))))

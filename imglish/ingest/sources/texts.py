@@ -14,7 +14,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Literal
 
-import orjson
+import fastsimdjson
 from pydantic import field_validator
 
 from imglish.errors import SourceError
@@ -36,6 +36,7 @@ from imglish.recipe import Section, SourceConfig
 
 DOCUMENTS = plain_suffixes((".txt", ".md"))
 OBJECTS = plain_suffixes((".jsonl", ".ndjson"))
+_ODD = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 _SAMPLE = 100  # lines whose keys are looked at when a part is listed
 
 
@@ -214,13 +215,13 @@ def _objects(name: str, url: str, span: Span, options: TextOptions) -> Iterator[
     """The rows of the lines that begin in a span."""
     field, licence, source = options.text, options.licence, options.url
     described_by = licence is not None or source is not None
-    loads, offset = orjson.loads, span.start
+    loads, offset = fastsimdjson.loads, span.start
     try:
         for offset, line in span_lines(url, span):
             try:
                 values = loads(line)
-                row = Row(f"{name}#{offset}", values[field].encode())
-            except (ValueError, LookupError, TypeError, AttributeError):  # the common case costs no call more than this
+                row = Row(f"{name}#{offset}", values[field].encode(), encoded=True)
+            except _ODD:  # the common case costs no call more than this
                 if not line.isspace():
                     yield _odd_object(f"{name}#{offset}", line, options)
                 continue

@@ -14,7 +14,9 @@ published lists below. A part holds about `unit_rows` rows of a plain file; a co
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -23,11 +25,21 @@ from pydantic import Field, model_validator
 
 from imglish.ingest.sources.base import TO_FETCH, Part, Row
 from imglish.ingest.sources.files import File, expect_kind, find_files, printable, read_options
-from imglish.ingest.sources.tables import caption_row, described, part_rows, require_columns, table_part
-from imglish.ingest.sources.tabular import SUFFIXES, ParquetTable, TableLayout, open_table
-from imglish.ingest.sources.url_columns import binary_join, url_columns
+from imglish.ingest.sources.parquets import ParquetTable
+from imglish.ingest.sources.tables import (
+    caption_row,
+    described,
+    named,
+    part_rows,
+    require_columns,
+    table_part,
+)
+from imglish.ingest.sources.tabular import SUFFIXES, CsvTable, JsonTable, TableLayout, open_table
+from imglish.ingest.sources.url_columns import COLUMNS, binary_join, url_columns
 from imglish.recipe import SourceConfig
 
+CHUNK_ROWS = 1 << 15
+"""Rows of a list that are held as objects at once, about 50 MB with all that is made of them."""
 PRESETS: dict[str, dict[str, Any]] = {
     "cc3m": {"header": ["caption", "url"]},  # Train_GCC-training.tsv
     "cc12m": {"header": ["url", "caption"]},  # cc12m.tsv
@@ -89,29 +101,49 @@ class UrlList:
     def rows(self, config: SourceConfig, part: Part) -> Iterator[Row]:
         options = read_options(config, UrlListOptions)
         for row, values in part_rows(part, options, tuple(SUFFIXES), options.columns(config.kind)):
-            yield row if values is None else _row(row, values, options, config.kind)
+            yield _row_or_not(row, values, options, config.kind)
 
     def tables(self, config: SourceConfig, part: Part) -> Iterator[tuple[pa.Table, list[Row]]]:
         """The part by columns, batch by batch: (plain rows as COLUMNS, Row objects of the others).
 
-        Ends early where a batch cannot be taken so, and at once for files other than Parquet; `rows` has what is left.
+        What cannot be taken so (JSON lines, quoted cells with line breaks, what stands behind a damage) is read row
+        by row.
         """
-        options, name = read_options(config, UrlListOptions), part.spec["file"]
-        table = open_table(File(part.files[0], name, 0, ""), options)
-        if not isinstance(table, ParquetTable):
+        taken = 0
+        with suppress(OSError, _OddError):  # `rows` says what is wrong
+            for plain, others in self._batches(config, part):
+                yield plain, others
+                taken += plain.num_rows + len(others)
             return
-        for first, batch in table.batches(part.spec["cut"], options.columns(config.kind)):
-            names = binary_join(
-                f"{name}#", pa.array(range(first, first + batch.num_rows), pa.int64()).cast(pa.string())
-            )
-            found = url_columns(batch, names, options, config.kind)
+        rest = islice(self.rows(config, part), taken, None)
+        while chunk := list(islice(rest, CHUNK_ROWS)):
+            yield COLUMNS.empty_table(), chunk
+
+    def _batches(self, config: SourceConfig, part: Part) -> Iterator[tuple[pa.Table, list[Row]]]:
+        options, name = read_options(config, UrlListOptions), part.spec["file"]
+        table = open_table(File(part.files[0], name, 0, ""), options, tuple(SUFFIXES))
+        if isinstance(table, JsonTable) or (isinstance(table, CsvTable) and table.multiline):
+            raise _OddError
+        assert isinstance(table, ParquetTable | CsvTable)
+        for places, cells, records in table.batches(part.spec["cut"], options.columns(config.kind)):
+            names = binary_join(f"{name}#", places.cast(pa.string()))
+            found = url_columns(cells, names, options, config.kind)
             if found is None:
-                return
+                raise _OddError
             plain, usual = found
-            odd = zip(
-                names.filter(pc.invert(usual)).to_pylist(), batch.filter(pc.invert(usual)).to_pylist(), strict=True
-            )
-            yield plain, [_row(Row(row), values, options, config.kind) for row, values in odd]
+            unusual = pc.invert(usual)
+            odd = zip(names.filter(unusual).to_pylist(), cells.filter(unusual).to_pylist(), strict=True)
+            others: list[tuple[Row, Mapping[str, Any] | None]] = [(Row(row), values) for row, values in odd]
+            others += [(named(record, name), record.values) for record in records]
+            yield plain, [_row_or_not(row, values, options, config.kind) for row, values in others]
+
+
+class _OddError(Exception):
+    """A part that is not taken by columns."""
+
+
+def _row_or_not(row: Row, values: Mapping[str, Any] | None, options: UrlListOptions, kind: str) -> Row:
+    return row if values is None else _row(row, values, options, kind)
 
 
 def _row(row: Row, values: Mapping[str, Any], options: UrlListOptions, kind: str) -> Row:

@@ -37,8 +37,9 @@ from imglish.ingest.sources.files import (
     printable,
     read_options,
 )
+from imglish.ingest.sources.parquets import ParquetTable
 from imglish.ingest.sources.tables import Tables
-from imglish.ingest.sources.tabular import ParquetTable, parse_json
+from imglish.ingest.sources.tabular import parse_json
 from imglish.ingest.sources.tars import (
     BROKEN,
     MEMBER_BYTES,
