@@ -115,6 +115,34 @@ def train_resume() -> Numbers:
     return {"killed_after_step": reached, "seconds_40_steps": round(seconds, 1), "loss_step_40_nats": loss}
 
 
+def train_killed_alone() -> Numbers:
+    """60 steps on one process, against 60 with a SIGKILL at a random instant and a resume, ten times: bit for bit."""
+    from benchmarks import proof_training
+
+    return proof_training.killed_runs(1, WORK / "killed-1")
+
+
+def train_killed_ranks() -> Numbers:
+    """The same on 2 ranks (DDP, gloo), one of which is killed: the other ends too; bit for bit."""
+    from benchmarks import proof_training
+
+    return proof_training.killed_runs(2, WORK / "killed-2")
+
+
+def train_same_losses() -> Numbers:
+    """1, 2 and 4 ranks, DDP and FSDP2, parts, shards loaded elsewhere: same batches, losses within 1e-5, 30 steps."""
+    from benchmarks import proof_training
+
+    return proof_training.same_losses(WORK / "same-losses")
+
+
+def train_torn() -> Numbers:
+    """A checkpoint torn at 100 places of every file is never loaded as good; the one before it is."""
+    from benchmarks import proof_training
+
+    return proof_training.torn_checkpoints(WORK / "torn")
+
+
 def webdataset_reads() -> Numbers:
     """Unmodified webdataset, 0.2.111 and 1.0.2, reads every sample member of every tar."""
     shards = sorted((DEMO / "corpus" / "shards").glob("*.tar"))
@@ -289,6 +317,10 @@ CLAIMS: dict[str, Claim] = {
     "rebuild": rebuild,
     "sigkill-build": sigkill_build,
     "train-resume": train_resume,
+    "train-killed-alone": train_killed_alone,
+    "train-killed-ranks": train_killed_ranks,
+    "train-same-losses": train_same_losses,
+    "train-torn": train_torn,
     "webdataset-reads": webdataset_reads,
     "byte-sweep": byte_sweep,
     "near-guides": near_guides,
@@ -316,7 +348,7 @@ WITHOUT_DEMO = (
     "no-hang",
     "fresh-demo",
     "fresh-test",
-    *(n for n in CLAIMS if n.startswith(("scale-", "same-", "near-"))),
+    *(n for n in CLAIMS if n.startswith(("scale-", "same-", "near-", "train-")) and n != "train-resume"),
 )
 """Claims that need no demo corpus."""
 

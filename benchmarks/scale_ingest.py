@@ -35,7 +35,7 @@ from benchmarks.scale_rows import File, annotations, plan_files, tokenized
 from imglish.digests import json_digest
 from imglish.ingest.decide import decide
 from imglish.ingest.tally import TallyTask, tally_units, verdicts
-from imglish.plan import plan_training
+from imglish.plan_training import plan_training
 from imglish.recipe import Recipe, make_recipe
 from imglish.shards.pack import PackInput, digest_inputs
 from imglish.shards.pack_units import shard_rows
@@ -44,6 +44,7 @@ from imglish.stages import Commit, Engine, Receipt, Unit, counts_of, run_map
 from imglish.storage import Output, Store
 from imglish.tokenize.rows import LandingFile
 from imglish.tokenize.select import select
+from imglish.trainer.budget import Terms
 
 TRAIN, VALIDATION = 3_072, 28
 """Shards, those of `benchmarks.scale`."""
@@ -149,7 +150,7 @@ def run_rows(work: Path, engine: Engine, scale: float, last: str | None) -> dict
         counted = run_map(store, "tables", engine, CountShards(store, placement), units)
         counts = {kind: sum(np.array(receipt.notes[kind]) for receipt in counted) for kind in ("pair", "image")}
         write_manifest(work, counts, TRAIN)
-        planned = list(plan_training(chosen, work / "manifest.json", 8))
+        planned = list(plan_training(chosen, work / "manifest.json", Terms(world_size=8)))
     found = {f"{v.kind} {v.verdict} {v.rule}".strip(): v.count for v in verdicts(counts_of(tallies))}
     return {
         "occurrences": sum(output.rows for output in annotated),

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -29,10 +28,8 @@ from imglish.ingest.landing import FOLDER
 from imglish.ingest.sources.files import PART_BYTES, source_present
 from imglish.pipeline import Pipeline
 from imglish.recipe import Recipe, SourceConfig
+from imglish.recipe_base import format_size
 from imglish.sample import Extent, sample_sources, told_rows
-from imglish.shards.forecast import KindForecast, forecast
-from imglish.shards.loader import corpus_order
-from imglish.shards.reader import open_corpus
 from imglish.stages import Receipt, counts_of, find_receipts
 from imglish.storage import Store
 from imglish.walk import NoEngine, PendingError
@@ -123,8 +120,8 @@ class Plan:
                 f"{stage.units:,}",
                 f"{one.done:,}",
                 f"{stage.requests:,}" if stage.requests else "",
-                _size(stage.kept) if stage.kept else "",
-                _size(stage.scratch) if stage.scratch else "",
+                format_size(stage.kept) if stage.kept else "",
+                format_size(stage.scratch) if stage.scratch else "",
                 _hours(stage.seconds / 3600),
                 _hours(one.hours),
                 _hours(one.left_hours),
@@ -135,18 +132,18 @@ class Plan:
     def sources(self) -> Iterator[str]:
         """One line a source."""
         for one in self.amounts:
-            what = f"{one.rows:,} rows, {_size(one.bytes)}, {one.units:,} units" if one.rows else "nothing known"
+            what = f"{one.rows:,} rows, {format_size(one.bytes)}, {one.units:,} units" if one.rows else "nothing known"
             yield f"source {one.name:<24} {one.kind:<6} {what} ({_ORIGINS[one.origin]})"
 
     def notes(self) -> Iterator[str]:
         """Disk, shards, price."""
         sums = self._together()
-        disk = {name: _size(sums[f"{name}_bytes"]) for name in ("landing", "table", "scratch", "final")}
+        disk = {name: format_size(sums[f"{name}_bytes"]) for name in ("landing", "table", "scratch", "final")}
         yield (
             f"disk: landing {disk['landing']} and tables {disk['table']} while the corpus may change, scratch "
             f"{disk['scratch']} at the most, shards and models {disk['final']} for good"
         )
-        by_views = ", ".join(f"{count}: {_size(size)}" for count, size in self.views.items())
+        by_views = ", ".join(f"{count}: {format_size(size)}" for count, size in self.views.items())
         yield f"shards by number of views (here {self.recipe.tokenize.views.count}): {by_views}"
         yield (
             f"time: {_hours(sums['hours'])} h on {self.workers} workers, {_hours(sums['left_hours'])} h left; "
@@ -312,51 +309,3 @@ def _planned(stage: Stage, walked: _Walk, workers: int, terms: Terms) -> Planned
 
 def _hours(hours: float) -> str:
     return f"{hours:,.1f}" if hours >= 0.05 else f"{hours:.4f}" if hours else "0"
-
-
-def plan_training(recipe: Recipe, manifest: str | Path | None = None, world_size: int = 1) -> Iterator[str]:
-    """Lines for people on the recipe's run over a corpus, its own by default.
-
-    ManifestError without a corpus, OrderError for a batch that `world_size` ranks cannot share.
-    """
-    corpus = open_corpus(str(manifest or f"{recipe.work}/manifest.json"))
-    train = recipe.train
-    order = corpus_order(corpus, train.batch, recipe.seed)
-    kinds = forecast(corpus, order, world_size, train.steps)
-    batch = " + ".join(f"{kind.batch:,} {kind.kind}" for kind in kinds)
-    name = f"{corpus.manifest.name}@{corpus.manifest.version}"
-    yield f"{name}: {train.steps:,} steps of {batch} on {world_size} {'rank' if world_size == 1 else 'ranks'}"
-    yield f"{'':<40}" + "".join(f"{kind.kind:>18}" for kind in kinds)
-    for title, cell in _TRAINING:
-        yield f"{title:<40}" + "".join(f"{cell(kind):>18}" for kind in kinds)
-    yield from _together(kinds)
-
-
-def _together(kinds: list[KindForecast]) -> Iterator[str]:
-    read = sum(kind.first_bytes for kind in kinds)
-    touched = max(1, sum(kind.first_shard_bytes for kind in kinds))
-    yield f"together: {_size(sum(kind.cache_bytes for kind in kinds))} of cache on every rank; its first batch after a"
-    yield (
-        f"cold resume reads {_size(read)} in {sum(kind.first_requests for kind in kinds):,} requests, "
-        f"{read / touched:.1%} of the sections that it touches"
-    )
-
-
-def _size(count: float) -> str:
-    units = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
-    return next((f"{count / size:,.1f} {name}" for size, name in units if count >= size), f"{count:,.0f} B")
-
-
-_TRAINING: tuple[tuple[str, Callable[[KindForecast], str]], ...] = (
-    ("rows of an epoch", lambda kind: f"{kind.rows:,}"),
-    ("epochs of the run", lambda kind: f"{kind.epochs:,.2f}"),
-    ("shards", lambda kind: f"{kind.shards:,}"),
-    ("bytes read in an epoch, all ranks", lambda kind: _size(kind.bytes)),
-    ("requests in an epoch, all ranks", lambda kind: f"{kind.requests:,}"),
-    ("lanes x rows of a window", lambda kind: f"{kind.lanes} x {kind.window:,}"),
-    ("live shards of a rank", lambda kind: f"{kind.live_shards:,.0f}"),
-    ("cache of a rank (two windows a lane)", lambda kind: _size(kind.cache_bytes)),
-    ("chance that batch-mates share a shard", lambda kind: f"{kind.share_chance:.3%}"),
-    ("the same under a global shuffle", lambda kind: f"{kind.ideal_chance:.3%}"),
-    ("first batch of a rank, cold", lambda kind: _size(kind.first_bytes)),
-)

@@ -5,7 +5,7 @@
 Every section is a frozen model; unknown keys are refused with a suggestion. A field marked *run* changes
 how a build runs (workers, time-outs) and never its bytes; all others are *content* and enter the manifest's
 digest. `content_fields(section)` gives those. Sections with a file of their own: `recipe_decide`, `recipe_balance`,
-`recipe_match`, `recipe_tokenize`.
+`recipe_match`, `recipe_tokenize`, `recipe_train`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from imglish.recipe_tokenize import (
     VqkdConfig,
     VqkdTrainConfig,
 )
-from imglish.records import KINDS, Kind
+from imglish.recipe_train import MaskConfig, ModelConfig, TrainConfig, WeightConfig
+from imglish.records import Kind
 
 __all__ = [
     "RUN",
@@ -62,6 +63,7 @@ __all__ = [
     "VisualTokenizerConfig",
     "VqkdConfig",
     "VqkdTrainConfig",
+    "WeightConfig",
     "content_fields",
     "load_recipe",
     "make_recipe",
@@ -179,78 +181,6 @@ class RunConfig(Section):
     def _sizes(self) -> RunConfig:
         parse_size(self.memory)
         return self
-
-
-class ModelConfig(Section):
-    """The model to train."""
-
-    preset: Literal["tiny", "base", "large", "giant"] = "tiny"
-    """Size; see `imglish.model.config.PRESETS`."""
-    layout: Literal["shared", "decoupled"] = "shared"
-    """"shared" is the paper's block, "decoupled" that of the released checkpoints."""
-
-
-class MaskConfig(Section):
-    """Shares of masked positions (paper sections 2.2 and 2.3)."""
-
-    image: float = Field(default=0.4, gt=0, lt=1)
-    """Patches of an image, block-wise, in images and pairs."""
-    text: float = Field(default=0.15, gt=0, lt=1)
-    """Ids of text blocks."""
-    caption: float = Field(default=0.5, gt=0, lt=1)
-    """Ids of captions in pairs."""
-    shown: Literal["mask", "80/10/10"] = "mask"
-    """What stands at masked ids: `<mask>`, or by BERT's rule a random word at 10 % and the id itself at 10 % (ours: the
-    paper does not say)."""
-
-
-class TrainConfig(Section):
-    """The training run."""
-
-    model: ModelConfig = ModelConfig()
-    masks: MaskConfig = MaskConfig()
-    batch: dict[Kind, int] = Field(default_factory=lambda: dict.fromkeys(KINDS, 8))
-    """Samples of each kind in one global batch (paper: 2048 each)."""
-    steps: int = Field(default=1000, gt=0)
-    """Optimizer steps (paper: 1M)."""
-    max_minutes: Annotated[float | None, RUN] = None
-    """Stop early after this long; the schedule still runs over `steps`."""
-    text_length: int = Field(default=512, ge=8, le=512)
-    """Ids in a row of the model: a block of 512 is cut into rows of this many; ours, the paper gives no length."""
-    learning_rate: float = Field(default=1e-3, gt=0)
-    """Peak (paper Table 11: 1e-3)."""
-    min_learning_rate: float = Field(default=1e-5, ge=0)
-    """Cosine floor (BEiT default; the paper gives none)."""
-    warmup: int = Field(default=10_000, ge=0)
-    """Linear warm-up steps (paper: 10k)."""
-    weight_decay: float = Field(default=0.05, ge=0)
-    """AdamW (paper Table 11)."""
-    betas: tuple[float, float] = (0.9, 0.98)
-    """AdamW (paper Table 11)."""
-    epsilon: float = Field(default=1e-6, gt=0)
-    """AdamW (paper Table 11)."""
-    clip: float = Field(default=3.0, gt=0)
-    """Gradient norm (paper Table 11)."""
-    drop_path: float = Field(default=0.1, ge=0, lt=1)
-    """Stochastic depth (paper Table 11)."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Compute type of forward and backward; master weights are fp32."""
-    checkpoint_every: Annotated[int, RUN] = Field(default=200, gt=0)
-    """Steps between checkpoints."""
-    log_every: Annotated[int, RUN] = Field(default=10, gt=0)
-    """Steps between lines on the terminal; JSONL gets every step."""
-    evaluate_samples: int = Field(default=512, gt=0)
-    """Validation samples per kind, at most."""
-    threads: Annotated[int | None, RUN] = None
-    """CPU threads of the model, None for all cores; part of what makes losses repeat bit for bit."""
-    loader_workers: Annotated[int, RUN] = Field(default=1, ge=0)
-    """Loader threads."""
-    loader_processes: Annotated[bool, RUN] = False
-    """Processes instead of threads: for machines with many cores, where one interpreter lock is too narrow."""
-    cache: Annotated[str | None, RUN] = None
-    """Local folder for the windows of a corpus behind a URL, shared by all ranks of a machine; None asks per sample."""
-    cache_gigabytes: Annotated[float, RUN] = Field(default=32.0, gt=0)
-    """Most that the cache holds; `imglish plan --train` says what the windows need."""
 
 
 class Recipe(Section):

@@ -28,6 +28,12 @@ def parse_size(text: str) -> int:
     return int(float(found.group(1)) * (1024 if found.group(3) else 1000) ** ("KMGT".index(found.group(2)) + 1))
 
 
+def format_size(count: float) -> str:
+    """Bytes for people: "68 B", "1.5 kB", "67.7 GB"."""
+    units = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+    return next((f"{count / size:,.1f} {name}" for size, name in units if count >= size), f"{count:,.0f} B")
+
+
 class Section(BaseModel):
     """Base of every part of a recipe."""
 

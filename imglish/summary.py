@@ -33,7 +33,8 @@ def build_summary(result: BuildResult) -> str:
 
 def train_summary(result: RunResult) -> str:
     """Loss and accuracy on the validation split, beside what constant guesses reach."""
-    head = f"{result.status} after step {result.step}, {result.seconds:.0f} s; last loss {result.loss_nats:.3f} nats"
+    loss = "none" if result.loss_nats is None else f"{result.loss_nats:.3f} nats"
+    head = f"{result.status} after step {result.step}, {result.seconds:.0f} s; last loss {loss}"
     if result.evaluation is None:
         return f"{head}\nno validation split, so nothing was evaluated\ncheckpoint {result.checkpoint}"
     rows = [

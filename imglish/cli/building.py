@@ -24,17 +24,22 @@ def plan(
     overrides: Overrides = None,
     train: Annotated[bool, typer.Option("--train", help="The training run instead of the build.")] = False,
     manifest: Annotated[str | None, typer.Option(help="With --train: corpus; the recipe's own by default.")] = None,
-    world_size: Annotated[int, typer.Option(min=1, help="With --train: number of ranks.")] = 1,
+    world_size: Annotated[int, typer.Option(min=1, help="With --train: number of ranks, a device each.")] = 1,
+    device: Annotated[str, typer.Option(help="With --train: a100-40gb, a100-80gb, h100, ...")] = "a100-40gb",
+    mfu: Annotated[float, typer.Option(min=0.01, max=1, help="With --train: share of the device's peak.")] = 0.4,
     workers: Workers = None,
-    price: Annotated[float, typer.Option(min=0, help="Of one worker for an hour.")] = 0.04,
+    price: Annotated[
+        float | None, typer.Option(min=0, help="Of one worker for an hour, 0.04; with --train of one device, 1.5.")
+    ] = None,
     download: Annotated[float, typer.Option(min=0.001, help="MB/s that all workers together may fetch.")] = 100.0,
     sample: Annotated[bool, typer.Option(help="Read and build a little of the sources that are here.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Everything as one JSON object.")] = False,
 ) -> None:
     """Say what a build takes by stage (units, requests, bytes, hours, cost), and what of it is done; change nothing.
 
-    Works before anything is here: a source then counts as its expected_rows and expected_bytes say. With --train: what
-    the recipe's run will read from a corpus, what it has to cache, and how well it is shuffled.
+    Works before anything is here: a source then counts as its expected_rows and expected_bytes say. With --train:
+    memory of a device, operations, time and cost of the recipe's run; and what it will read from its corpus, what it
+    has to cache, and how well it is shuffled.
     """
     from imglish import plan as planner
 
@@ -42,10 +47,13 @@ def plan(
         raise typer.BadParameter("--manifest and --world-size belong to --train; add it")
     chosen = load_recipe(recipe, overrides or ())
     if train:
-        for line in planner.plan_training(chosen, manifest, world_size):
+        from imglish.plan_training import plan_training
+        from imglish.trainer.budget import Terms
+
+        for line in plan_training(chosen, manifest, Terms(device, world_size, mfu, 1.5 if price is None else price)):
             typer.echo(line)
         return
-    made = planner.plan(chosen, planner.Terms(workers, price, download, sample))
+    made = planner.plan(chosen, planner.Terms(workers, 0.04 if price is None else price, download, sample))
     if as_json:
         typer.echo(json.dumps(made.to_json(), ensure_ascii=False))
         return

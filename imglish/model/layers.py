@@ -34,10 +34,10 @@ class PerWay(nn.Module):
 def each_way(x_TD: Tensor, ways: Mapping[str, int], call: Callable[[str, Tensor], Tensor]) -> Tensor:
     """`call(way, tokens)` for each way's neighbours in the run [T, D], joined again.
 
-    `ways` are numbers of tokens in the order of the run. A way without tokens is not called, so its parameters get no
-    gradient.
+    `ways` are numbers of tokens in the order of the run. A way that is not there is not called, so its parameters get
+    no gradient.
     """
-    used = {way: tokens for way, tokens in ways.items() if tokens} or {"text": 0}
+    used = ways or {"text": 0}
     if len(used) == 1:
         return call(next(iter(used)), x_TD)
     parts = torch.split(x_TD, list(used.values()))
@@ -165,7 +165,8 @@ class Layer(nn.Module):
         if only is not None:
             x_TD, mixed_TD = x_TD.index_select(0, only.index), mixed_TD.index_select(0, only.index)
             sizes, keep_2T = only.sizes, None if keep_2T is None else keep_2T[:, only.index]
-        attended = through(mixed_TD, by_way(sizes, False), self.attention.inner_norm, self.attention.out)
+        attended = through(mixed_TD, by_way(sizes, False, route.sizes), self.attention.inner_norm, self.attention.out)
         x_TD = x_TD + (attended if keep_2T is None else keep_2T[0, :, None] * attended)
-        routed = each_way(x_TD, by_way(sizes, self.pair is not None), lambda way, part: getattr(self, way)(part))
+        ways = by_way(sizes, self.pair is not None, route.sizes)
+        routed = each_way(x_TD, ways, lambda way, part: getattr(self, way)(part))
         return x_TD + (routed if keep_2T is None else keep_2T[1, :, None] * routed)

@@ -156,11 +156,19 @@ class Only:
     sizes: list[int]
 
 
-def by_way(sizes: list[int], fused: bool) -> dict[str, int]:
-    """Tokens of the four parts of a run to tokens by way, in the order of the run.
+def by_way(sizes: list[int], fused: bool, run: list[int] | None = None) -> dict[str, int]:
+    """Tokens of the four parts of a run to tokens by way, in the order of the run; the ways that have some.
 
-    `fused` layers have a way for pairs; in others pairs go by modality.
+    `fused` layers have a way for pairs; in others pairs go by modality. When `sizes` are those of chosen tokens, `run`
+    are those of all: a way of the run from which none was chosen is there with 0 tokens, so that the parameters that
+    get gradients follow from the kinds of a batch alone, and are the same on every rank.
     """
+    ways = _ways(sizes, fused)
+    present = ways if run is None else _ways(run, fused)
+    return {way: tokens for way, tokens in ways.items() if present[way]}
+
+
+def _ways(sizes: list[int], fused: bool) -> dict[str, int]:
     image, pair_image, pair_text, text = sizes
     if fused:
         return {"image": image, "pair": pair_image + pair_text, "text": text}

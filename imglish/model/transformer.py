@@ -119,7 +119,7 @@ class MultiwayTransformer(HubFiles):
         for number, layer in enumerate(self.layers):
             last = number == self.config.layers - 1
             x_TD = layer(x_TD, route, None if keep_L2T is None else keep_L2T[number], only if last else None)
-        return through(x_TD, by_way(route.sizes if only is None else only.sizes, False), self.norm)
+        return through(x_TD, by_way(route.sizes if only is None else only.sizes, False, route.sizes), self.norm)
 
     def _embed(self, rows: Mapping[Kind, Rows], route: Route) -> Tensor:
         """The run [T, D] before the first layer: one product for all images, one look-up for all texts."""

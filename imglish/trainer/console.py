@@ -6,6 +6,7 @@ with watch(config) as progress:
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,9 @@ Progress = Callable[[Mapping[str, Any]], None]
 def watch(config: TrainConfig, stream: TextIO | None = None) -> Iterator[Progress]:
     """A progress function for `train` that writes to `stream` (default: standard error)."""
     console = Console(file=stream or sys.stderr)
+    if int(os.environ.get("RANK", 0)):  # the first rank shows it
+        yield lambda record: None
+        return
     if not console.is_terminal:
         yield _plain(console, config)
         return
@@ -38,8 +42,7 @@ def _plain(console: Console, config: TrainConfig) -> Progress:
             return
         losses = " ".join(f"{name} {record[f'loss_nats/{name}']:.3f}" for name in _targets(record))
         console.print(
-            f"step {record['step']}/{config.steps}  loss {record['loss_nats']:.3f} nats ({losses})  "
-            f"{record['samples_per_second']:.1f} samples/s",
+            f"step {record['step']}/{config.steps}  loss {record['loss_nats']:.3f} nats ({losses})  {_speed(record)}",
             highlight=False,
             soft_wrap=True,
         )
@@ -55,10 +58,18 @@ def _table(record: Mapping[str, Any], steps: int) -> Table:
         table.add_row(name, f"{record[f'loss_nats/{name}']:.3f}", f"{record[f'accuracy/{name}']:.1%}")
     table.add_row("together", f"{record['loss_nats']:.3f}", "")
     table.caption = (
-        f"{record['samples_per_second']:.1f} samples/s, waiting for data {record['data_wait_share']:.0%}, "
-        f"rate {record['learning_rate']:.2e}, gradient {record['gradient_norm']:.2f}"
+        f"{_speed(record)}\nrate {record['learning_rate']:.2e}, gradient {record['gradient_norm']:.2f}, epochs "
+        + ", ".join(
+            f"{name.removeprefix('epochs/')} {record[name]:.2f}" for name in record if name.startswith("epochs/")
+        )
     )
     return table
+
+
+def _speed(record: Mapping[str, Any]) -> str:
+    parts = [f"{record['samples_per_second']:.1f} samples/s", f"{record['tokens_per_second']:.0f} tokens/s"]
+    parts += [f"MFU {record['mfu']:.1%}"] if "mfu" in record else []
+    return ", ".join([*parts, f"waiting for data {record['data_wait_share']:.0%}"])
 
 
 def _targets(record: Mapping[str, Any]) -> list[str]:

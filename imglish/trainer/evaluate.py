@@ -1,6 +1,6 @@
 """How well a model predicts what was masked in the validation split, beside what guessing would give.
 
-    evaluation = evaluate(model, validation_batches(corpus, ...), text_length=64, device=device, precision="fp32")
+    evaluation = evaluate(objective, validation_batches(corpus, ...), text_length=64, device=device, precision="fp32")
     evaluation["codes"].cross_entropy_nats, evaluation["codes"].unigram_entropy_nats
 
 "codes" are those of images and pairs, "words" those of text blocks and captions; each kind's are there too, as in
@@ -13,19 +13,19 @@ than they are, so evaluate tens of thousands.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from imglish.errors import TrainError
-from imglish.model import MultiwayTransformer
 from imglish.shards.batches import Batch
 from imglish.trainer.batches import to_inputs
-from imglish.trainer.losses import Score, masked_scores
+from imglish.trainer.losses import Score
 
 
 @dataclass(frozen=True)
@@ -65,25 +65,50 @@ Evaluation = dict[str, TargetScore]
 
 @torch.no_grad()
 def evaluate(
-    model: MultiwayTransformer,
+    objective: nn.Module,
     batches: Iterable[Batch],
     text_length: int,
     device: torch.device,
     precision: Literal["fp32", "bf16"] = "fp32",
 ) -> Evaluation:
-    """Scores by target ("codes", "words", then by kind). TrainError when no position of any batch is masked."""
+    """Scores by target ("codes", "words", then by kind). TrainError when no position of any batch is masked.
+
+    `objective` is a `losses.Objective`, spread over ranks or not. Every rank gets all samples: they are few, and each
+    rank has to take part in every forward pass of a model that is cut.
+    """
     found: dict[str, list[Score]] = {}
     for batch in batches:
         inputs = {kind: to_inputs(batch[kind], text_length, device) for kind in batch.kinds}
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            scores = masked_scores(model, inputs)
+            scores: dict[str, Score] = objective(inputs)
         for name, score in scores.items():
             for target in (name.partition("/")[2], name):
                 found.setdefault(target, []).append(score)
-    if not any(score.count for scores_of in found.values() for score in scores_of):
+    if not any(score.positions for scores_of in found.values() for score in scores_of):
         raise TrainError("the validation split has nothing to evaluate; raise decide.validation_share")
     summaries = {name: _summary(scores_of) for name, scores_of in found.items()}
     return dict(sorted(summaries.items(), key=lambda item: ("/" in item[0], item[0])))
+
+
+def validation_record(evaluation: Evaluation | None) -> dict[str, float]:
+    """The numbers of an evaluation for the record of a step."""
+    found: dict[str, float] = {}
+    for name, score in (evaluation or {}).items():
+        found[f"validation/loss_nats/{name}"] = score.cross_entropy_nats
+        found[f"validation/accuracy/{name}"] = score.accuracy
+    return found
+
+
+def with_other_images(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The same batches, but each pair with the picture of the pair before it; those of a single pair are left out.
+
+    A model that uses pictures predicts captions worse from these: compare "pair/words" of the two evaluations.
+    """
+    for batch in batches:
+        pairs = batch.kinds.get("pair")
+        if pairs is not None and pairs.images is not None and len(pairs.images) > 1:
+            other = replace(pairs, images=np.roll(pairs.images, 1, axis=0))
+            yield replace(batch, kinds={**batch.kinds, "pair": other})
 
 
 def _summary(scores: list[Score]) -> TargetScore:

@@ -174,6 +174,26 @@ def test_train_resumes_where_it_stopped(
     assert "finished after step 4" in capsys.readouterr().out
 
 
+def test_a_run_is_repeated_from_its_file_timed_and_exported(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second, model = (recipe.parent / name for name in ("first", "second", "model"))
+    assert run(monkeypatch, "train", recipe, "train.hard_stop=2", "-o", first) == 0
+    assert run(monkeypatch, "train", "--from-run", first / "run.json", "-o", second) == 0
+    assert "stopped after step 2" in capsys.readouterr().out
+    losses = [
+        [json.loads(line)["loss_nats"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (first, second)
+    ]
+    assert len(losses[0]) == 2 and losses[0] == losses[1]
+    assert run(monkeypatch, "export", second, "-o", model) == 0
+    assert capsys.readouterr().out.splitlines()[0] == str(model / "model.safetensors")
+    assert "small@1" in (model / "README.md").read_text()
+    assert run(monkeypatch, "bench", recipe, "--steps", "1") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in said[1:]] == ["reader only", "step only", "end to end"]
+
+
 def test_replay_gives_the_digests_that_a_run_logged(
     recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -197,6 +217,7 @@ def test_plan_says_what_a_run_will_read(
 ) -> None:
     assert run(monkeypatch, "plan", recipe, "--train", "--world-size", "2") == 0
     said = capsys.readouterr().out
+    assert said.startswith("tiny (shared), ") and "memory of a device" in said and "time of the run" in said
     assert "small@1: 4 steps of 2 pair + 2 image + 2 text on 2 ranks" in said
     for title in ("epochs of the run", "requests in an epoch", "cache of a rank", "share a shard", "cold resume reads"):
         assert title in said
@@ -218,6 +239,11 @@ def test_fit_prints_the_locked_tokenizers(
         (("build", "{recipe}", "train.leraning_rate=1"), 2, "did you mean train.learning_rate?"),
         (("fit", "texts", "{recipe}"), 2, "use text, visual or both"),
         (("train", "{recipe}", "--manifest", "none.json"), 1, "none.json"),
+        (("train",), 2, "give a recipe, or --from-run"),
+        (("train", "--from-run", "none.json", "-o", "out"), 1, "none.json cannot be read"),
+        (("train", "--from-run", "none.json"), 2, "a folder of its own with --output"),
+        (("export", "no-such-run", "-o", "out"), 1, "no-such-run holds no checkpoint"),
+        (("plan", "{recipe}", "--train", "--device", "a101"), 2, "--device a101 is not known; there are a100-40gb"),
         (("verify", "none.json"), 1, "none.json"),
         (("audit", "none.json"), 1, "none.json"),
         (("look", "none.json"), 1, "none.json"),
@@ -248,7 +274,22 @@ def test_a_wrong_input_is_one_clear_line(
 
 @pytest.mark.parametrize(
     "verb",
-    ["demo", "plan", "build", "fit", "verify", "diff", "merge", "audit", "look", "train", "replay", "gc"],
+    [
+        "demo",
+        "plan",
+        "build",
+        "fit",
+        "verify",
+        "diff",
+        "merge",
+        "audit",
+        "look",
+        "train",
+        "replay",
+        "gc",
+        "export",
+        "bench",
+    ],
 )
 def test_every_verb_teaches(verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, verb, "--help") == 0

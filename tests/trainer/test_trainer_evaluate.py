@@ -12,6 +12,7 @@ from imglish.shards.batches import Batch, KindBatch
 from imglish.shards.loader import validation_batches
 from imglish.shards.reader import open_corpus
 from imglish.trainer.evaluate import evaluate, summarise
+from imglish.trainer.losses import Objective
 from tests.trainer.trainer_helpers import CODEBOOK, VOCABULARY, corpus
 
 
@@ -47,7 +48,7 @@ def test_every_masked_position_of_the_split_is_scored_once(tmp_path: Path) -> No
     split = open_corpus(str(corpus(tmp_path)), split="validation")
     model = create("tiny", vocabulary=VOCABULARY, codes=CODEBOOK, image_size=32, max_text=64)
     batches = list(validation_batches(split, batch={"pair": 4, "image": 3, "text": 2}, seed=1))
-    result = evaluate(model, batches, text_length=64, device=torch.device("cpu"))
+    result = evaluate(Objective(model), batches, text_length=64, device=torch.device("cpu"))
     masked = {
         (kind, target): sum(int(mask.sum()) for b in batches if kind in b for mask in [getattr(b[kind], field)])
         for kind, target, field in (
@@ -73,7 +74,9 @@ def test_the_scores_do_not_depend_on_how_samples_are_batched(tmp_path: Path) -> 
 
     def loss(size: int) -> float:
         batches = validation_batches(split, batch={"pair": size, "image": size, "text": size}, seed=1)
-        return evaluate(model, batches, text_length=64, device=torch.device("cpu"))["words"].cross_entropy_nats
+        return evaluate(Objective(model), batches, text_length=64, device=torch.device("cpu"))[
+            "words"
+        ].cross_entropy_nats
 
     assert loss(1) == pytest.approx(loss(5), abs=1e-5)
 
@@ -88,4 +91,4 @@ def test_an_evaluation_of_nothing_is_refused() -> None:
         yield Batch(0, "", 0, {"text": ["0/0"]}, kinds)  # type: ignore[arg-type]
 
     with pytest.raises(TrainError, match="nothing to evaluate"):
-        evaluate(model, empty(), text_length=2, device=torch.device("cpu"))
+        evaluate(Objective(model), empty(), text_length=2, device=torch.device("cpu"))

@@ -14,6 +14,7 @@ from imglish.errors import TrainError
 from imglish.recipe import TrainConfig
 from imglish.trainer import loop, train
 from imglish.trainer.metrics import TIMED, read_metrics
+from imglish.trainer.parallel import Place
 from tests.trainer.trainer_helpers import config, corpus
 
 TRAIN = """
@@ -121,7 +122,7 @@ def test_fields_that_do_not_change_the_run_may_differ_on_resume(manifest: Path, 
 def test_a_loss_or_gradient_that_is_not_finite_stops_with_the_batch(
     manifest: Path, tmp_path: Path, poison: str
 ) -> None:
-    trainer = loop.Trainer(str(manifest), config(), 5, tmp_path)
+    trainer = loop.Trainer(str(manifest), config(), 5, tmp_path, Place(0, 1, torch.device("cpu")))
     trainer.start("auto")
     head = trainer.model.mlm_head
     if poison == "loss":
@@ -129,11 +130,11 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_with_the_batch(
             head.bias[7] = math.nan
     else:
         head.weight.register_hook(lambda gradient: gradient * math.inf)
-    with pytest.raises(TrainError, match=r"step 1: .*failed-batch\.json"):
+    with pytest.raises(TrainError, match=r"step 1: .*failed-batch-00000001\.json"):
         trainer.run(None)
     trainer.close()
-    listed = json.loads((tmp_path / "failed-batch.json").read_text())
-    assert listed["step"] == 1 and {"pair", "image", "text"} == listed["keys"].keys()
+    listed = json.loads((tmp_path / "failed-batch-00000001.json").read_text())
+    assert listed["step"] == 1 and {"pair", "image", "text"} == listed["kinds"].keys()
     assert not (tmp_path / "checkpoints").exists()
 
 

@@ -11,11 +11,12 @@ import torch
 
 from imglish.errors import TrainError
 from imglish.model import create
+from imglish.recipe import WeightConfig
 from imglish.shards.batches import KindBatch
 from imglish.trainer import watch
 from imglish.trainer.batches import to_inputs
 from imglish.trainer.drop_path import keep_scales
-from imglish.trainer.losses import Score, masked_scores, total_loss
+from imglish.trainer.losses import Score, loss_of, masked_scores, total_loss
 from imglish.trainer.metrics import MetricsLog, read_metrics
 from imglish.trainer.optimizer import build_optimizer, learning_rate
 from imglish.trainer.run import check_identity
@@ -45,7 +46,7 @@ def test_what_is_shown_of_words_is_cut_with_them_and_seen_by_the_model() -> None
     assert inputs.shown is not None and inputs.shown.tolist() == [[0, 5, 5], [6, 7, 2], [0, 5, 2]]
     model = create("tiny", vocabulary=50, codes=8, image_size=16).eval()
     losses = [masked_scores(model, {"text": to_inputs(one, 3, CPU)})["text/words"] for one in (words, other)]
-    assert [loss.count for loss in losses] == [2, 2] and torch.equal(losses[0].true, losses[1].true)
+    assert [loss.positions for loss in losses] == [2, 2] and torch.equal(losses[0].true, losses[1].true)
     assert losses[0].loss_sum != losses[1].loss_sum
 
 
@@ -96,14 +97,20 @@ def test_weights_decay_and_norms_biases_positions_and_tokens_do_not() -> None:
 
 
 def test_stochastic_depth_drops_at_its_rate_keeps_the_mean_and_spares_the_first_layer() -> None:
-    keep = keep_scales(rate=0.2, layers=5, rows=4000, seed=0, step=3, kind="pair")
+    rows = np.arange(4000)
+    keep = keep_scales(rate=0.2, layers=5, numbers=rows, seed=0, step=3, kind="pair")
     assert (keep[0] == 1).all()
     for layer in range(1, 5):
         rate = 0.2 * layer / 4
         assert (keep[layer] == 0).float().mean().item() == pytest.approx(rate, abs=0.01)
         assert keep[layer].mean().item() == pytest.approx(1, abs=0.02)
-    assert torch.equal(keep, keep_scales(0.2, 5, 4000, 0, 3, "pair"))
-    assert not torch.equal(keep, keep_scales(0.2, 5, 4000, 0, 4, "pair"))
+    assert torch.equal(keep, keep_scales(0.2, 5, rows, 0, 3, "pair"))
+    assert not torch.equal(keep, keep_scales(0.2, 5, rows, 0, 4, "pair"))
+
+
+def test_a_row_keeps_its_drop_path_whatever_rank_it_is_on() -> None:
+    whole = keep_scales(0.5, 3, np.arange(8), 0, 3, "text")
+    assert torch.equal(whole[:, :, 1::2], keep_scales(0.5, 3, np.arange(1, 8, 2), 0, 3, "text"))
 
 
 def score(*losses: float) -> Score:
@@ -111,12 +118,16 @@ def score(*losses: float) -> Score:
     return Score(values, torch.zeros(len(losses)), torch.zeros(len(losses)))
 
 
-def test_every_masked_position_of_a_target_weighs_the_same() -> None:
+def test_every_masked_position_of_a_target_weighs_the_same_times_its_weight() -> None:
     scores = {"image/codes": score(1.0, 2.0, 3.0), "pair/codes": score(6.0), "text/words": score(5.0)}
-    assert total_loss(scores).item() == pytest.approx((1 + 2 + 3 + 6) / 4 + 5)
-    assert total_loss({**scores, "pair/words": score()}).item() == pytest.approx(8)
+    counts = torch.tensor([3, 1, 0, 1])
+    assert total_loss(scores, counts, WeightConfig()).item() == pytest.approx((1 + 2 + 3 + 6) / 4 + 5)
+    assert total_loss({**scores, "pair/words": score()}, counts, WeightConfig()).item() == pytest.approx(8)
+    weighted = total_loss(scores, counts, WeightConfig(pair_codes=2.0, text_words=0.0))
+    assert weighted.item() == pytest.approx((1 + 2 + 3 + 2 * 6) / 4)
+    assert loss_of(torch.tensor([6.0, 6.0, 0.0, 5.0]), counts, WeightConfig()) == pytest.approx(8)
     with pytest.raises(TrainError, match="no position of the batch is masked"):
-        total_loss({"pair/words": score()})
+        total_loss({"pair/words": score()}, torch.zeros(4, dtype=torch.int64), WeightConfig())
 
 
 def test_a_resumed_log_forgets_what_came_after_the_checkpoint(tmp_path: Path) -> None:
@@ -136,7 +147,8 @@ def test_a_resumed_log_forgets_what_came_after_the_checkpoint(tmp_path: Path) ->
 
 
 def record(step: int) -> dict[str, Any]:
-    numbers = {"loss_nats": 9.5, "loss_nats/pair/words": 6.25, "accuracy/pair/words": 0.5, "samples_per_second": 40.0}
+    numbers = {"loss_nats": 9.5, "loss_nats/pair/words": 6.25, "accuracy/pair/words": 0.5, "epochs/pair": 0.5}
+    numbers |= {"samples_per_second": 40.0, "tokens_per_second": 900.0}
     return {"step": step, **numbers, "data_wait_share": 0.1, "learning_rate": 1e-3, "gradient_norm": 2.0}
 
 
@@ -147,7 +159,9 @@ def test_without_a_terminal_progress_is_one_plain_line_every_few_steps() -> None
             progress(record(step))
     lines = stream.getvalue().splitlines()
     assert [line.split()[1] for line in lines] == ["10/25", "20/25", "25/25"]
-    assert lines[0] == "step 10/25  loss 9.500 nats (pair/words 6.250)  40.0 samples/s"
+    assert (
+        lines[0] == "step 10/25  loss 9.500 nats (pair/words 6.250)  40.0 samples/s, 900 tokens/s, waiting for data 10%"
+    )
 
 
 def test_on_a_terminal_progress_is_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
