@@ -28,13 +28,14 @@ PLACES = 100
 
 
 def _settings(**changes: Any) -> TrainConfig:
-    """Stochastic depth, an average, asynchronous checkpoints every 5 steps."""
+    """Stochastic depth, an average, asynchronous checkpoints every 5 steps; patience, as a shared machine may pause us."""
     fields: dict[str, Any] = {
         "batch": {"pair": 4, "image": 4, "text": 4},
         "steps": STEPS,
         "checkpoint_every": 5,
         "asynchronous": True,
         "ema": 0.99,
+        "timeout": 600.0,
     }
     return config(**(fields | changes))
 
@@ -52,7 +53,7 @@ def killed_runs(world_size: int, root: Path) -> Numbers:
         _wait(started[0], rng.randint(30, 52))
         time.sleep(rng.uniform(0, 0.15))
         os.kill(started[rng.randrange(world_size)].pid, signal.SIGKILL)
-        finish(started, timeout=60)
+        finish(started, timeout=600)
         before = untimed(out)
         assert len(before) < STEPS, "the run ended before it was killed"
         found = latest(out / "checkpoints")
