@@ -28,7 +28,7 @@ PLACES = 100
 
 
 def _settings(**changes: Any) -> TrainConfig:
-    """Stochastic depth, an average, asynchronous checkpoints every 5 steps; patience, as a shared machine may pause us."""
+    """Stochastic depth, an average, asynchronous checkpoints every 5 steps; patient, as a machine may pause us."""
     fields: dict[str, Any] = {
         "batch": {"pair": 4, "image": 4, "text": 4},
         "steps": STEPS,
