@@ -11,11 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from imglish.digests import table_digest
 from imglish.errors import StageError
 from imglish.records import Kind
 from imglish.shards.captions import merge_captions
 from imglish.shards.format import VIEW_FIELDS, decode_u16
-from imglish.shards.metadata import Metadata, metadata_digest
+from imglish.shards.metadata import Metadata
 from imglish.shards.pack_texts import Texts
 from imglish.shards.placement import Slot
 from imglish.shards.samples import U16, ImageSample, PairSample
@@ -77,7 +78,7 @@ class WriteShard:
             "of": slot.of,
             "distinct": facts.distinct,
             "sections": facts.sections,
-            "metadata_digest": metadata_digest(metadata),
+            "metadata_digest": table_digest(metadata),  # of rows that stand in the order of KEYS already
         }
         return commit({"shard": shard, "metadata": table}, {**content.counts, **facts.counts}, notes)
 
