@@ -31,8 +31,12 @@ class Tables:
 
     def metadata(self, columns: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
         """(shard ordinal, rows) of every shard's metadata, in manifest order."""
-        for ordinal, shard in enumerate(self.manifest.shards):
-            yield ordinal, self.read(shard.metadata, f"metadata of shard {ordinal}", columns)
+        for ordinal in range(len(self.manifest.shards)):
+            yield ordinal, self.read_shard(ordinal, columns)
+
+    def read_shard(self, ordinal: int, columns: Sequence[str]) -> pa.Table:
+        """Rows of one shard's metadata."""
+        return self.read(self.manifest.shards[ordinal].metadata, f"metadata of shard {ordinal}", columns)
 
     def decisions(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Rows of every decisions table, in manifest order; evidence tables in the list are passed over."""
@@ -72,5 +76,8 @@ def _schema(data: bytes, file: FileRef, what: str) -> pa.Schema:
 def _parse(data: bytes, file: FileRef, what: str, columns: Sequence[str]) -> pa.Table:
     missing = sorted(set(columns) - set(_schema(data, file, what).names))
     if missing:
-        raise ManifestError(f"{what} ({file.path}) has no column {missing[0]!r}; it was not written by this release")
+        raise ManifestError(
+            f"{what} ({file.path}) has no column {missing[0]!r}: another release wrote it; make it again with "
+            "'imglish build'"
+        )
     return pq.read_table(pa.BufferReader(data), columns=list(columns))
