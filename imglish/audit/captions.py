@@ -102,7 +102,8 @@ class Captions:
 
     def _texts(self, wanted: Iterable[int]) -> dict[int, str]:
         """The text of each hash, from the first shard that has it."""
-        left, found = np.array(sorted(wanted), np.uint64), {}
+        left = np.array(sorted(wanted), np.uint64)
+        found: dict[int, str] = {}
         for ordinal, keys, _ in self._hashes:
             here = left[np.isin(left, keys)]
             if len(here):

@@ -33,7 +33,8 @@ def fetching(store: Store) -> dict[str, Any]:
     hosts: Counter[tuple[str, bool]] = Counter()
     years: Counter[tuple[str, bool]] = Counter()
     statuses: Counter[str] = Counter()
-    there, missing = [], []
+    there: list[str] = []
+    missing: list[str] = []
     for source, entry in sorted(index.items()):
         receipts = find_receipts(store, FOLDER, STAGE, entry["units"])
         (there if len(receipts) == len(entry["units"]) else missing).append(source)

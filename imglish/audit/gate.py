@@ -74,8 +74,10 @@ def figure(values: Mapping[str, Any], name: str) -> int | float:
     value = _look_up(values, name.split("."))
     if isinstance(value, list):
         return len(value)
-    if isinstance(value, (int, float)):
-        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
     if value is not None:
         raise RecipeError(f"{name} in audit.json is {_kind(value)}; name a number inside it{_inside(name, value)}")
     raise RecipeError(f"audit.json has no figure {name!r}{_nearest(name, [path for path, _ in figures(values)])}")

@@ -134,7 +134,7 @@ def plots(values: Mapping[str, Any]) -> dict[str, list[Plot]]:
     by_source = values["funnel"]["source"]
     funnel = [stacked("funnel", "Occurrences by source", ("kept", "merged", "dropped"), _verdicts(by_source))]
     codes = values["codes"]
-    found = {
+    found: dict[str, Sequence[Any]] = {
         "funnel": funnel if by_source else [],
         "balance": _balance_plots(values),
         "images": [

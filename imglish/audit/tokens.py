@@ -73,7 +73,7 @@ class Tokens:
         kinds: dict[str, Any] = {}
         for kind in KINDS:
             samples = batch.get(kind, 0) * steps
-            found = {"batch": batch.get(kind, 0), "rows": rows.get(kind, 0), "samples": samples}
+            found: dict[str, Any] = {"batch": batch.get(kind, 0), "rows": rows.get(kind, 0), "samples": samples}
             found["epochs"] = share(samples, found["rows"])
             patches = samples * masks.patches(visual.grid) if kind != "text" else 0
             total, count, masked = ids.get(kind, (0, 0, 0.0))

@@ -253,7 +253,7 @@ def _text(v: Mapping[str, Any]) -> Iterable[Table]:
     )
     runs = said["word_runs"]
     columns = [runs[length] for length in ("1", "2", "3")]
-    blank = {"words": "", "count": None}
+    blank: dict[str, Any] = {"words": "", "count": None}
     lines = [[column[k] if k < len(column) else blank for column in columns] for k in range(max(map(len, columns)))]
     yield table(
         "Frequent word runs in captions",

@@ -93,8 +93,8 @@ class Metadata:
         first = survivor(members)
         for origin, member in enumerate(members):
             facts = picture if member is first else NO_PICTURE
-            text = "\n".join(lines[origin]) if lines[origin] else None
-            self.add_occurrence("pair", key, member, captions=used[origin], text=text, **facts)
+            said = "\n".join(lines[origin]) if lines[origin] else None
+            self.add_occurrence("pair", key, member, captions=used[origin], text=said, **facts)
         for origin, caption in zip(origins, ids, strict=True):
             self.add_values("ids", "pair", members[origin], caption)
             self.add_values("caption_ids", "pair", members[origin], len(caption))

@@ -244,7 +244,7 @@ def test_planted_faults_are_findings(tmp_path: Path) -> None:
 
 def test_a_manifest_of_a_newer_format_is_refused(copied: Path, tmp_path: Path) -> None:
     copied.write_text(copied.read_text().replace('"format_version":1', '"format_version":2'))
-    with pytest.raises(ManifestError, match="format_version 2 is newer than 1.*update imglish"):
+    with pytest.raises(ManifestError, match=r"format_version 2 is newer than 1.*update imglish"):
         report(str(copied), str(tmp_path / "out" / "report.html"))
     assert not (tmp_path / "out").exists()
 
@@ -257,5 +257,5 @@ def test_a_table_of_another_release_is_named(copied: Path, tmp_path: Path) -> No
         output = store.put_table("shards", rows)
         entry["metadata"] |= {"path": output.path, "sha256": output.sha256, "bytes": output.bytes}
     store.put_as("manifest.json", reissue(manifest, shards=entries).to_json())
-    with pytest.raises(ManifestError, match="metadata of shard 0.* has no column 'text': another release wrote it"):
+    with pytest.raises(ManifestError, match=r"metadata of shard 0.* has no column 'text': another release wrote it"):
         report(str(copied), str(tmp_path / "report.html"))
