@@ -71,7 +71,7 @@ def figure(values: Mapping[str, Any], name: str) -> int | float:
         if rest not in FINDINGS:
             raise RecipeError(f"no finding is called {rest!r}{_nearest(rest, FINDINGS)}")
         return sum(finding["name"] == rest for finding in values["findings"])
-    value = _look_up(values, name.split("."))
+    value: object = _look_up(values, name.split("."))
     if isinstance(value, list):
         return len(value)
     if isinstance(value, int):

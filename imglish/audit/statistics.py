@@ -14,6 +14,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from imglish.audit import balance, captions, contamination, duplicates, funnel, pictures, privacy, tokens
@@ -31,7 +32,7 @@ AUDIT_VERSION = 2
 STATISTICS = "tokenizer-statistics.json"
 """What the build writes beside the manifest about fertility (docs/tokenizers.md)."""
 
-_METADATA = sorted({"table", *CHOICE_COLUMNS, *balance.COLUMNS, *captions.COLUMNS, *pictures.COLUMNS, *tokens.COLUMNS})
+METADATA = sorted({"table", *CHOICE_COLUMNS, *balance.COLUMNS, *captions.COLUMNS, *pictures.COLUMNS, *tokens.COLUMNS})
 _DECISIONS = sorted({*funnel.COLUMNS, *duplicates.COLUMNS, *privacy.COLUMNS, *contamination.COLUMNS})
 
 
@@ -51,32 +52,69 @@ def collect(
     """
     manifest, decided = tables.manifest, _decided(tables)
     places.want((one["source"], one["row"]) for rule in decided["duplicates"].values() for one in rule["largest"])
-    counted, seen = balance.Balance(manifest), pictures.Pictures()
-    said, made = captions.Captions(tables), tokens.Tokens(manifest)
-    for ordinal, rows in tables.metadata(_METADATA):
+    measured = Measured(tables)
+    for ordinal, rows in tables.metadata(METADATA):
         choice.offer(ordinal, rows)
         places.offer(ordinal, rows)
-        occurrences = rows.filter(pc.equal(rows.column("table"), "occurrence"))
-        histograms = rows.filter(pc.equal(rows.column("table"), "histogram"))
-        counted.add(ordinal, occurrences, histograms)
-        seen.add(occurrences)
-        said.add(ordinal, occurrences)
-        made.add(histograms)
+        measured.add(ordinal, rows)
     values = {
         "audit": AUDIT_VERSION,
-        "identity": {**identity(manifest), "licences": counted.licences()},
+        "identity": {**identity(manifest), "licences": measured.balance.licences()},
         "samples": {split: dict(numbers) for split, numbers in sorted(manifest.counts.items())},
         **decided,
-        **counted.values(),
-        "pictures": seen.values(),
-        "captions": said.values(),
-        **made.values(),
+        **measured.values(),
         "fertility": _fertility(tables),
-        "plan": made.planned(batch, steps),
+        "plan": measured.tokens.planned(batch, steps),
         "fetch": fetching(tables.store),
         "rebuild": rebuilding(tables),
     }
     return values | {"findings": findings(values)}
+
+
+class Measured:
+    """What the metadata tables hold, summed over shards."""
+
+    def __init__(self, tables: Tables) -> None:
+        self.balance, self.pictures = balance.Balance(tables.manifest), pictures.Pictures()
+        self.captions, self.tokens = captions.Captions(tables), tokens.Tokens(tables.manifest)
+
+    def add(self, ordinal: int, rows: pa.Table) -> None:
+        """The metadata of one shard, with the columns `METADATA`."""
+        occurrences = rows.filter(pc.equal(rows.column("table"), "occurrence"))
+        histograms = rows.filter(pc.equal(rows.column("table"), "histogram"))
+        self.balance.add(ordinal, occurrences, histograms)
+        self.pictures.add(occurrences)
+        self.captions.add(ordinal, occurrences)
+        self.tokens.add(histograms)
+
+    def values(self) -> dict[str, Any]:
+        """The finished numbers."""
+        return {
+            **self.balance.values(),
+            "pictures": self.pictures.values(),
+            "captions": self.captions.values(),
+            **self.tokens.values(),
+        }
+
+    def histograms(self) -> dict[str, Mapping[int, int]]:
+        """How often each whole number occurs, by name."""
+        seen = self.pictures
+        sizes = {"short_side": seen.short_side, "long_side": seen.long_side, "aspect_thousandths": seen.aspect}
+        return {
+            **{f"pictures.{name}": counts for name, counts in (sizes | seen.stored).items()},
+            "captions.words": self.captions.words,
+            "captions.characters": self.captions.characters,
+            **{f"lengths.{name}": counts for name, counts in self.tokens.lengths.items()},
+        }
+
+    def shares(self) -> dict[str, Mapping[Any, int]]:
+        """Samples by source, language and licence of each kind, and tokens by id or code."""
+        found: dict[str, Mapping[Any, int]] = {}
+        for kind, values in self.balance.values().items():
+            unit = "documents" if kind == "texts" else "samples"
+            for axis in balance.AXES:
+                found[f"{kind}.{axis}"] = {name: cell[unit] for name, cell in values[axis].items() if cell[unit]}
+        return found | self.tokens.usage()
 
 
 def _decided(tables: Tables) -> dict[str, Any]:

@@ -81,6 +81,16 @@ class Tokens:
             kinds[kind] = found
         return {"steps": steps, "kind": kinds}
 
+    def usage(self) -> dict[str, dict[int, int]]:
+        """How often each code and each id of captions and documents is used."""
+        size = self.manifest.tokenizers.text.vocabulary
+        found = {"codes": _sum_of(self._codes.values(), self.manifest.tokenizers.visual.codes)}
+        for name, kind in (("ids.captions", "pair"), ("ids.documents", "text")):
+            found[name] = _sum_of((array for (k, _), array in self._ids.items() if k == kind), size)
+        return {
+            name: {int(place): int(counts[place]) for place in np.flatnonzero(counts)} for name, counts in found.items()
+        }
+
     def _inner_ids(self) -> tuple[int, int]:
         """Ids of all blocks that may be masked, and the number of blocks."""
         lengths = self.lengths["document_ids"]

@@ -44,12 +44,16 @@ def diff(
     old: ManifestArgument,
     new: Annotated[str, typer.Argument(help="manifest.json of the corpus to compare with it.")],
     as_json: Annotated[bool, typer.Option("--json", help="Everything as one JSON object.")] = False,
+    html: Annotated[
+        str | None, typer.Option(help="Page to write: both side by side, distances of distributions, examples.")
+    ] = None,
 ) -> None:
     """Say what changed from one corpus to another: samples by source and reason, decisions, tokenizers, recipe."""
     from imglish.audit.diff import describe
     from imglish.audit.diff import diff as compare
+    from imglish.audit.diff_page import diff_page
 
-    found = compare(old, new)
+    found = compare(old, new) if html is None else diff_page(old, new, html)
     typer.echo(json.dumps(found, ensure_ascii=False, sort_keys=True) if as_json else describe(found))
 
 
