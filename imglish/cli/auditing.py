@@ -1,8 +1,9 @@
-"""Verbs for auditors: audit, diff, look."""
+"""Verbs for auditors: audit, diff, look, croissant."""
 
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated
 
 import typer
@@ -69,6 +70,28 @@ def look(
     target = output or beside(manifest, "look.png")
     contact_sheet(manifest, target, seed=seed)
     typer.echo(target)
+
+
+@app.command()
+def croissant(
+    manifest: ManifestArgument,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="croissant.json beside it.")] = None,
+    card: Annotated[str | None, typer.Option(help="Also write a dataset card in Markdown here.")] = None,
+    date: Annotated[str | None, typer.Option(help="Day of publication, YYYY-MM-DD; a corpus has none itself.")] = None,
+    url: Annotated[str | None, typer.Option(help="Where the manifest's folder is published.")] = None,
+) -> None:
+    """Describe a corpus in Croissant 1.1 for other tools, and write a dataset card."""
+    from imglish.audit.card import card as write_card
+    from imglish.audit.common import write_file
+    from imglish.audit.croissant import DATE
+    from imglish.audit.croissant import croissant as describe_corpus
+
+    if date is not None and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", date):
+        raise typer.BadParameter(f"{date}: write the day as 2026-11-26")
+    texts = {output or beside(manifest, "croissant.json"): describe_corpus(manifest, date or DATE, url)}
+    texts |= {} if card is None else {card: write_card(manifest)}
+    for path, text in texts.items():
+        typer.echo(write_file(path, text.encode("utf-8")))
 
 
 def draw(manifest: str) -> list[str]:
