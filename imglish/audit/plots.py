@@ -131,6 +131,26 @@ def grouped(
     return Plot(name, title, svg, f"Columns of the old and the new corpus, {unit}. {said}.")
 
 
+def curves(name: str, title: str, unit: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> Plot:
+    """Up to six curves over steps, told apart by dashes as well as by colour, with their last values in the legend."""
+    with _figure(2.9, name) as (figure, axes):
+        for place, (label, points) in enumerate(lines.items()):
+            shown = f"{_label(label)}  {points[-1][1]:.4g}" if points else _label(label)
+            style = ("-", "--", ":")[place // len(SERIES)]
+            axes.plot(*zip(*points, strict=True), color=SERIES[place % len(SERIES)], linestyle=style, label=shown)
+        axes.set_xlabel("step")
+        axes.set_ylabel(unit)
+        axes.grid(color=_LINE, linewidth=0.6)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=8, handlelength=1.6)
+        svg = _svg(figure, name)
+    said = "; ".join(
+        f"{label}: from {points[0][1]:.4g} to {points[-1][1]:.4g} in {len(points)} points"
+        for label, points in lines.items()
+        if points
+    )
+    return Plot(name, title, svg, f"Curves over steps, {unit}. {said}.")
+
+
 def ranks(name: str, title: str, values: Sequence[Mapping[str, int]]) -> Plot:
     """How often the first, second, fifth ... most frequent code occurs, both axes logarithmic."""
     rows = [(f"rank {item['rank']:,}", item["count"]) for item in values]

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from imglish.cli.options import ManifestArgument, app, beside
+from imglish.progress import reporter
 
 
 @app.command()
@@ -24,8 +25,18 @@ def audit(
         str | None, typer.Option(help="Planned run: global batch; pair=2048,image=2048,text=2048 when left out.")
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Planned run: steps.")] = 1_000_000,
+    run: Annotated[
+        str | None, typer.Option(help="Audit this run instead: its folder, or its run.json; writes run-audit.html.")
+    ] = None,
+    step: Annotated[int | None, typer.Option(min=1, help="With --run: whose samples to show; the last.")] = None,
 ) -> None:
-    """Write a self-contained HTML report on a corpus, and audit.json with its numbers."""
+    """Write a self-contained HTML report on a corpus, and audit.json with its numbers.
+
+    With --run: which data a run saw, checked against its manifest, and a statement that others can check.
+    """
+    if run is not None:
+        audit_run(manifest, run, output or beside(manifest, "run-audit.html"), step)
+        return
     from imglish.audit.gate import check, parse
     from imglish.audit.report import report as write_report
     from imglish.audit.tokens import PAPER_BATCH
@@ -38,6 +49,17 @@ def audit(
     result = write_report(manifest, target, seed, planned, steps)
     typer.echo(target)
     check(result.values, require or ())
+
+
+def audit_run(manifest: str, run: str, target: str, step: int | None) -> None:
+    """The audit of a run; its statement is shown."""
+    from imglish.audit.run import run_report
+
+    with reporter() as report:
+        values = run_report(manifest, run, target, step, report.progress)
+    for line in values["statement"]:
+        typer.echo(line)
+    typer.echo(target)
 
 
 @app.command()
