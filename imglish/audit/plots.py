@@ -133,7 +133,7 @@ def grouped(
 
 def curves(name: str, title: str, unit: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> Plot:
     """Up to six curves over steps, told apart by dashes as well as by colour, with their last values in the legend."""
-    with _figure(2.9, name) as (figure, axes):
+    with _figure(2.5 + 0.17 * len(lines), name) as (figure, axes):
         for place, (label, points) in enumerate(lines.items()):
             shown = f"{_label(label)}  {points[-1][1]:.4g}" if points else _label(label)
             style = ("-", "--", ":")[place // len(SERIES)]
@@ -141,7 +141,7 @@ def curves(name: str, title: str, unit: str, lines: Mapping[str, Sequence[tuple[
         axes.set_xlabel("step")
         axes.set_ylabel(unit)
         axes.grid(color=_LINE, linewidth=0.6)
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=8, handlelength=1.6)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=8, handlelength=1.6)
         svg = _svg(figure, name)
     said = "; ".join(
         f"{label}: from {points[0][1]:.4g} to {points[-1][1]:.4g} in {len(points)} points"
