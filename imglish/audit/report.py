@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from imglish.audit.balance import PLURAL, unit
@@ -76,7 +77,7 @@ def report(
 ) -> AuditResult:
     """Write the report to `output_path` and `audit.json` beside it; both are replaced in one step each.
 
-    `seed` chooses the pictures of the contact sheet; `batch` and `steps` are those of a planned run. ManifestError when
+    `seed` chooses the pictures of the contact sheet, of which those are shown whose shards are here; `batch` and `steps` are those of a planned run. ManifestError when
     the manifest or a table that it names is missing or damaged, ShardError for a damaged picture, StorageError when the
     disk is full, ImglishError when jinja2 or matplotlib is not installed. Nothing is written then.
     """
@@ -86,12 +87,13 @@ def report(
     choice, places = Choice(seed, THUMBNAILS), Places()
     values = collect(tables, choice, places, batch, steps)
     corpus = open_corpus(str(manifest_path))
-    sheet = [thumbnail(corpus, one) for one in choice.chosen()]
+    here = cache(lambda ordinal: tables.store.exists(tables.manifest.shards[ordinal].path))
+    sheet = [thumbnail(corpus, one) for one in choice.chosen() if here(one.ordinal)]
     values["contact_sheet"] = {"seed": seed, "samples": [_named(one.chosen) for one in sheet]}
     shown = [
         (rule, one["size"], place)
         for rule, one in _largest(values)
-        if (place := places.found.get((one["source"], one["row"]))) is not None
+        if (place := places.found.get((one["source"], one["row"]))) is not None and here(place.ordinal)
     ]
     clusters = [Cluster(rule, count, thumbnail(corpus, place)) for rule, count, place in shown[:CLUSTERS]]
     page = render_page(tables.manifest, values, sheet, clusters)

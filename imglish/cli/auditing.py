@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -28,12 +29,19 @@ def audit(
     run: Annotated[
         str | None, typer.Option(help="Audit this run instead: its folder, or its run.json; writes run-audit.html.")
     ] = None,
+    index: Annotated[bool, typer.Option("--index", help="Make the index of words for `imglish look` instead.")] = False,
     step: Annotated[int | None, typer.Option(min=1, help="With --run: whose samples to show; the last.")] = None,
 ) -> None:
     """Write a self-contained HTML report on a corpus, and audit.json with its numbers.
 
-    With --run: which data a run saw, checked against its manifest, and a statement that others can check.
+    With --index: makes the index by which `imglish look` finds words, and nothing else. With --run: which data a run
+    saw, checked against its manifest, and a statement that others can check.
     """
+    if index:
+        from imglish.audit.words import build_index
+
+        typer.echo(build_index(manifest))
+        return
     if run is not None:
         audit_run(manifest, run, output or beside(manifest, "run-audit.html"), step)
         return
@@ -83,15 +91,25 @@ def diff(
 @app.command()
 def look(
     manifest: ManifestArgument,
-    output: Annotated[str | None, typer.Option("--output", "-o", help="PNG file; look.png beside it.")] = None,
-    seed: Annotated[int, typer.Option(help="Another seed shows other samples.")] = 0,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="Draw a contact sheet into this PNG instead; needs no browser.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Another seed shows other samples on the sheet.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on loopback; a free one when left out.")] = 0,
 ) -> None:
-    """Draw a contact sheet: images with captions, a view with its code grid, a view with its mask."""
-    from imglish.audit.look import contact_sheet
+    """Search and leaf through a corpus in the browser, on this machine only; or draw a contact sheet with --output."""
+    if output is not None:
+        from imglish.audit.look import contact_sheet
 
-    target = output or beside(manifest, "look.png")
-    contact_sheet(manifest, target, seed=seed)
-    typer.echo(target)
+        contact_sheet(manifest, output, seed=seed)
+        typer.echo(output)
+        return
+    from imglish.audit.browse import LookServer
+
+    with LookServer(manifest, port) as server:
+        typer.echo(f"{server.url}  (only from this machine; stop with Ctrl-C)")
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
 
 
 @app.command()

@@ -5,12 +5,16 @@ Chromium is not in the package index: `make chromium` installs it.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser
 
+from imglish.audit.browse import LookServer
+from imglish.audit.diff_page import diff_page
 from imglish.audit.report import report
 from tests.audit.audit_helpers import HOSTILE, corpus, planted
 from tests.audit.browser import WIDTHS, Opened, chromium, from_disk, opened
@@ -92,3 +96,57 @@ def test_the_report_prints_whole(browser: Browser, hostile: str, tmp_path: Path)
             "[...document.querySelectorAll('.wide')].every(e => e.scrollWidth <= e.clientWidth + 1)"
         )
         assert len(page.page.pdf(path=tmp_path / "report.pdf")) > 10_000
+
+
+@pytest.fixture(scope="module")
+def look(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LookServer]:
+    with LookServer(str(corpus(tmp_path_factory.mktemp("look"), pairs=40))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.stop()
+        thread.join()
+
+
+@pytest.mark.parametrize(("width", "scheme", "axe"), LOOKS)
+def test_a_sample_is_searched_for_and_clicked(
+    browser: Browser, look: LookServer, width: int, scheme: str, axe: bool
+) -> None:
+    with opened(browser, look.url, width, scheme) as page:
+        is_well(page, axe)
+        page.page.get_by_label("words").fill("alert")
+        page.page.get_by_role("button", name="Search").click()
+        assert page.page.locator(".sheet li").count() == 1
+        page.page.locator(".sheet a").click()
+        page.page.wait_for_load_state("networkidle")
+        assert HOSTILE[0] in page.page.inner_text("main")
+        assert "keep" in page.page.inner_text("main")
+        assert page.page.evaluate(
+            "[...document.images].filter(i => i.loading != 'lazy').every(i => i.naturalWidth > 0)"
+        )
+        is_well(page, axe)
+        page.page.get_by_role("link", name="Decisions").click()
+        page.page.get_by_label("rule").select_option("image_size@1")
+        page.page.get_by_role("button", name="Search").click()
+        assert page.page.locator("tbody tr").count() == 8
+        is_well(page, False)
+        assert {urlsplit(url).netloc for url in page.requests if not url.startswith("data:")} == {
+            urlsplit(look.url).netloc
+        }
+
+
+def test_pages_are_turned(browser: Browser, look: LookServer) -> None:
+    with opened(browser, look.url) as page:
+        seen = page.page.locator(".sheet a").evaluate_all("all => all.map(a => a.href)")
+        while page.page.get_by_role("link", name="Next page").count():
+            page.page.get_by_role("link", name="Next page").click()
+            seen += page.page.locator(".sheet a").evaluate_all("all => all.map(a => a.href)")
+        assert len(seen) == len(set(seen)) == 40 + 6 + 5
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1440, "light")])
+def test_the_page_of_a_diff_is_well(browser: Browser, tmp_path: Path, width: int, scheme: str) -> None:
+    old, new = str(corpus(tmp_path / "old", pairs=12)), str(corpus(tmp_path / "new", pairs=9))
+    diff_page(old, new, str(tmp_path / "diff.html"))
+    with opened(browser, from_disk(tmp_path / "diff.html"), width, scheme) as page:
+        is_well(page, True)
