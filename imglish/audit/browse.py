@@ -58,7 +58,7 @@ class LookServer:
 
     @property
     def url(self) -> str:
-        return f"http://{HOST}:{self._http.server_address[1]}/"
+        return f"http://{HOST}:{self._http.server_port}/"
 
     def __enter__(self) -> LookServer:
         return self
@@ -187,7 +187,7 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 30
 
     def do_GET(self) -> None:
-        port = self.server.server_address[1]
+        port = cast(_Server, self.server).server_port
         if self.headers.get("Host") not in (f"{HOST}:{port}", f"localhost:{port}"):
             self._answer(HTTPStatus.FORBIDDEN, b"this page is for the browser of this machine\n", "text/plain")
             return

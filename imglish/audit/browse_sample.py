@@ -66,7 +66,7 @@ def read(corpus: Corpus, kind: Kind, ordinal: int, key: str) -> PairSample | Ima
     if kind == "text" or not 0 <= ordinal < len(corpus.manifest.shards):
         return None
     places = np.flatnonzero(corpus.index(kind, ordinal)["key"] == np.void(bytes.fromhex(key)))
-    return cast(PairSample | ImageSample, corpus.read(kind, ordinal, int(places[0]))) if len(places) else None
+    return corpus.read(kind, ordinal, int(places[0])) if len(places) else None
 
 
 def sample_page(corpus: Corpus, kind: str, ordinal: int, key: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

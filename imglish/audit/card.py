@@ -91,7 +91,7 @@ def _source(name: str, facts: Mapping[str, Any]) -> list[str]:
     return [name, *(str(facts.get(field) or "not stated") for field in _FACTS), *counts]
 
 
-def _sorted(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def _sorted(values: Mapping[Any, Any]) -> list[tuple[str, Any]]:
     return sorted(values.items())
 
 

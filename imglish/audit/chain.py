@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -124,6 +124,6 @@ def _kind(chain: Chain, kind: Kind, total: Mapping[str, list[int]]) -> dict[str,
         "replaced": chain.replaced[kind],
         "source": {
             name: {what: items, "visits": times, "epochs": share(times, items)}
-            for name, (items, times) in sorted(cast(Mapping[str, list[int]], total).items())
+            for name, (items, times) in sorted(total.items())
         },
     }

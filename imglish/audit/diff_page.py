@@ -68,7 +68,7 @@ def diff_page(old_path: str, new_path: str, output_path: str) -> dict[str, Any]:
         "diff.html",
         found=found,
         tables=_tables(found, distances, changes),
-        plots=_plots(*(one.histograms() for one in measured), distances),
+        plots=_plots(measured[0].histograms(), measured[1].histograms(), distances),
         examples=[example for example in examples if example.picture is not None],
     )
     write_file(str(output_path), page.encode("utf-8"))

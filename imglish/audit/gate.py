@@ -70,7 +70,7 @@ def figure(values: Mapping[str, Any], name: str) -> int | float:
     if head == "findings" and rest:
         if rest not in FINDINGS:
             raise RecipeError(f"no finding is called {rest!r}{_nearest(rest, FINDINGS)}")
-        return sum(finding["name"] == rest for finding in values["findings"])
+        return int(sum(finding["name"] == rest for finding in values["findings"]))
     value: object = _look_up(values, name.split("."))
     if isinstance(value, list):
         return len(value)

@@ -77,9 +77,10 @@ def report(
 ) -> AuditResult:
     """Write the report to `output_path` and `audit.json` beside it; both are replaced in one step each.
 
-    `seed` chooses the pictures of the contact sheet, of which those are shown whose shards are here; `batch` and `steps` are those of a planned run. ManifestError when
-    the manifest or a table that it names is missing or damaged, ShardError for a damaged picture, StorageError when the
-    disk is full, ImglishError when jinja2 or matplotlib is not installed. Nothing is written then.
+    `seed` chooses the pictures of the contact sheet; those whose shards are here are shown. `batch` and `steps` are
+    those of a planned run. ManifestError when the manifest or a table that it names is missing or damaged, ShardError
+    for a damaged picture, StorageError when the disk is full, ImglishError when jinja2 or matplotlib is not installed.
+    Nothing is written then.
     """
     require("jinja2")
     require("matplotlib")

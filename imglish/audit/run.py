@@ -190,8 +190,8 @@ def _pictures(corpus: Corpus, replayed: ReplayedStep) -> Iterator[tuple[Thumbnai
     """Pictures of the step with what was seen of each."""
     left = PICTURES
     for kind in ("pair", "image"):
-        rows, visits = replayed.rows.get(kind), (replayed.visits or {}).get(kind, ())  # type: ignore[call-overload]
-        for place, key in enumerate(replayed.keys.get(kind, ())):  # type: ignore[call-overload]
+        rows, visits = replayed.rows.get(kind), (replayed.visits or {}).get(kind, ())
+        for place, key in enumerate(replayed.keys.get(kind, ())):
             visit = visits[place]
             if left and key is not None and visit.view is not None and rows is not None:
                 left -= 1
@@ -199,7 +199,7 @@ def _pictures(corpus: Corpus, replayed: ReplayedStep) -> Iterator[tuple[Thumbnai
                 said = f"view {visit.view.number + 1}" + (
                     f", caption {visit.caption.number + 1}" if visit.caption else ""
                 )
-                yield thumbnail(corpus, Chosen(0, int(rows.ordinal[place]), kind, key, source)), said  # type: ignore[arg-type]
+                yield thumbnail(corpus, Chosen(0, int(rows.ordinal[place]), kind, key, source)), said
 
 
 def _tables(values: Mapping[str, Any], replayed: ReplayedStep) -> dict[str, list[Table]]:

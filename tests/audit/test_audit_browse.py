@@ -76,7 +76,8 @@ def test_head_answers_without_a_body(server: LookServer) -> None:
     "path",
     [
         "/nothing", "/sample/pair/0/" + "0" * 32, "/sample/pair/99/" + "0" * 32, "/stored/pair/0/" + "0" * 32 + ".jpg",
-        "/../manifest.json", "/manifest.json", "/other/pair/0/" + "0" * 32 + ".png", "/sample/pair/0/..%2f..%2fmanifest",
+        "/../manifest.json", "/manifest.json", "/other/pair/0/" + "0" * 32 + ".png",
+        "/sample/pair/0/..%2f..%2fmanifest",
     ],
 )  # fmt: skip
 def test_what_is_not_there_is_not_found(server: LookServer, path: str) -> None:
