@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import importlib
 import unicodedata
+from collections.abc import Mapping
 from importlib import resources
 from types import ModuleType
 from typing import Any
@@ -83,7 +84,13 @@ def require(module: str) -> ModuleType:
 
 def write_file(path: str, data: bytes) -> str:
     """Replace a file, local or behind an fsspec URL, in one step; its full path. StorageError when that fails."""
-    folder, slash, name = path.rpartition("/")
+    return write_files({path: data})[0]
+
+
+def write_files(files: Mapping[str, bytes]) -> list[str]:
+    """The same for files of one folder, none of which is replaced when one cannot be written; their full paths."""
+    folder, slash, _ = next(iter(files)).rpartition("/")
     store = Store(folder or slash or ".")
-    store.put_as(name, data)
-    return store.url(name)
+    named = {path.rpartition("/")[2]: data for path, data in files.items()}
+    store.put_all(named)
+    return [store.url(name) for name in named]

@@ -18,7 +18,7 @@ from typing import Any
 
 from imglish.audit.balance import PLURAL, unit
 from imglish.audit.choice import Choice, Chosen, Places
-from imglish.audit.common import require, template, write_file
+from imglish.audit.common import require, template, write_files
 from imglish.audit.plots import Plot, bars, histogram, ranks, stacked
 from imglish.audit.statistics import collect
 from imglish.audit.tables import Tables
@@ -99,8 +99,9 @@ def report(
     clusters = [Cluster(rule, count, thumbnail(corpus, place)) for rule, count, place in shown[:CLUSTERS]]
     page = render_page(tables.manifest, values, sheet, clusters)
     output = str(output_path)
-    json_path = write_file(output[: output.rfind("/") + 1] + JSON_NAME, canonical_json(values) + b"\n")
-    return AuditResult(write_file(output, page.encode("utf-8")), json_path, values)
+    beside = output[: output.rfind("/") + 1] + JSON_NAME
+    json_path, path = write_files({beside: canonical_json(values) + b"\n", output: page.encode("utf-8")})
+    return AuditResult(path, json_path, values)
 
 
 def _largest(values: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from imglish.audit.chain import Chain, follow, seen
 from imglish.audit.choice import Chosen
-from imglish.audit.common import clean, number, require, template, write_file
+from imglish.audit.common import clean, number, require, template, write_files
 from imglish.audit.plots import Plot, curves
 from imglish.audit.tables import Tables
 from imglish.audit.thumbnails import Thumbnail, thumbnail
@@ -55,7 +55,7 @@ class ChainError(ImglishError):
 def run_report(
     manifest_path: str, run: str, output_path: str, step: int | None = None, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Write the page, and its values as JSON beside it (`.json` for `.html`); the samples are those of `step`.
+    """Write the page, and its values as JSON beside it (`.audit.json` for `.html`); the samples are those of `step`.
 
     OrderError when the folder holds no run, or one on another corpus, or for a step that it has not done; errors of the
     report otherwise, and nothing is written then. ChainError after writing when a logged digest differs.
@@ -84,8 +84,9 @@ def run_report(
         ),
     )
     output = str(output_path)
-    write_file(output.removesuffix(".html") + ".json", canonical_json(values) + b"\n")
-    write_file(output, page.encode("utf-8"))
+    write_files(
+        {output.removesuffix(".html") + ".audit.json": canonical_json(values) + b"\n", output: page.encode("utf-8")}
+    )
     if chain.wrong:
         first = chain.wrong[0]
         raise ChainError(

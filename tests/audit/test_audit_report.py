@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from collections import Counter
 from html.parser import HTMLParser
@@ -259,3 +260,21 @@ def test_a_table_of_another_release_is_named(copied: Path, tmp_path: Path) -> No
     store.put_as("manifest.json", reissue(manifest, shards=entries).to_json())
     with pytest.raises(ManifestError, match=r"metadata of shard 0.* has no column 'text': another release wrote it"):
         report(str(copied), str(tmp_path / "report.html"))
+
+
+def test_a_disk_that_fills_up_leaves_no_half_report(copied: Path, tmp_path: Path) -> None:
+    """A real limit of the operating system, in a process of its own: audit.json fits, the page does not."""
+    script = (
+        "import resource, signal, sys; from imglish.audit.report import report\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))\n"
+        "report(sys.argv[1], sys.argv[2])"
+    )
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "audit.json").write_text("{}")
+    command = [sys.executable, "-c", script, str(copied), str(tmp_path / "out" / "report.html")]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert "StorageError: cannot write under" in ran.stderr
+    assert "File too large" in ran.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["audit.json"]
+    assert (tmp_path / "out" / "audit.json").read_text() == "{}"

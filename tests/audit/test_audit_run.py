@@ -58,7 +58,7 @@ def test_the_chain_is_what_the_run_logged(manifest: Path, run: Path, tmp_path: P
     assert values["chain"]["digest"] == hashlib.sha256(bytes.fromhex("".join(logged))).hexdigest()
     assert [values["chain"][name] for name in ("steps", "checked", "wrong")] == [STEPS, STEPS, 0]
     assert values["chain"]["digest"] in "".join(values["statement"])
-    assert json.loads((tmp_path / "run.json").read_bytes()) == values
+    assert json.loads((tmp_path / "run.audit.json").read_bytes()) == values
     text = (tmp_path / "run.html").read_text(encoding="utf-8")
     assert text.count("<figure") == 2
     assert "step-00000030 was trained on exactly the samples" in text
@@ -102,7 +102,7 @@ def test_a_step_that_saw_other_data_breaks_the_statement(manifest: Path, run: Pa
     (changed / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     with pytest.raises(ChainError, match=r"1 of 30 steps saw other data .* first step 7: logged 0000"):
         run_report(str(manifest), str(changed), str(tmp_path / "run.html"))
-    values = json.loads((tmp_path / "run.json").read_bytes())
+    values = json.loads((tmp_path / "run.audit.json").read_bytes())
     assert values["chain"]["wrong_steps"][0]["step"] == 7
     assert values["statement"] == [
         "1 of 30 logged steps saw other data than manifest and run.json give: nothing can be said of what this run was "
