@@ -24,7 +24,7 @@ from imglish.audit.statistics import collect
 from imglish.audit.tables import Tables
 from imglish.audit.thumbnails import Thumbnail, code_strips, thumbnail
 from imglish.audit.tokens import PAPER_BATCH, PAPER_STEPS
-from imglish.audit.view import tables as view_tables
+from imglish.audit.view_sections import tables as view_tables
 from imglish.digests import canonical_json
 from imglish.records import KINDS, Kind
 from imglish.shards import open_corpus
