@@ -10,7 +10,7 @@ Every image and pair has the rank stream(seed, "look")(record id); each source g
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import cast
@@ -103,6 +103,6 @@ def choose(tables: Tables, seed: int, count: int) -> list[Chosen]:
     return choice.chosen()
 
 
-def low_halves(keys: Iterable[str]) -> U64:
+def low_halves(keys: Sequence[str]) -> U64:
     """The low 64 bits of record ids in hex, as every draw by record takes them (the high ones chose the shard)."""
-    return np.array([int.from_bytes(bytes.fromhex(key)[8:], "little") for key in keys], dtype=np.uint64)
+    return np.frombuffer(bytes.fromhex("".join(keys)), "<u8").reshape(-1, 2)[:, 1].astype(np.uint64)

@@ -54,9 +54,9 @@ def collect(
     places.want((one["source"], one["row"]) for rule in decided["duplicates"].values() for one in rule["largest"])
     measured = Measured(tables)
     for ordinal, rows in tables.metadata(METADATA):
-        choice.offer(ordinal, rows)
-        places.offer(ordinal, rows)
-        measured.add(ordinal, rows)
+        occurrences = measured.add(ordinal, rows)
+        choice.offer(ordinal, occurrences)
+        places.offer(ordinal, occurrences)
     values = {
         "audit": AUDIT_VERSION,
         "identity": {**identity(manifest), "licences": measured.balance.licences()},
@@ -78,14 +78,14 @@ class Measured:
         self.balance, self.pictures = balance.Balance(tables.manifest), pictures.Pictures()
         self.captions, self.tokens = captions.Captions(tables), tokens.Tokens(tables.manifest)
 
-    def add(self, ordinal: int, rows: pa.Table) -> None:
-        """The metadata of one shard, with the columns `METADATA`."""
-        occurrences = rows.filter(pc.equal(rows.column("table"), "occurrence"))
-        histograms = rows.filter(pc.equal(rows.column("table"), "histogram"))
+    def add(self, ordinal: int, rows: pa.Table) -> pa.Table:
+        """The metadata of one shard, with the columns `METADATA`; returns its occurrence rows."""
+        occurrences, histograms = (_part(rows, name) for name in ("occurrence", "histogram"))
         self.balance.add(ordinal, occurrences, histograms)
         self.pictures.add(occurrences)
         self.captions.add(ordinal, occurrences)
         self.tokens.add(histograms)
+        return occurrences
 
     def values(self) -> dict[str, Any]:
         """The finished numbers."""
@@ -115,6 +115,14 @@ class Measured:
             for axis in balance.AXES:
                 found[f"{kind}.{axis}"] = {name: cell[unit] for name, cell in values[axis].items() if cell[unit]}
         return found | self.tokens.usage()
+
+
+def _part(rows: pa.Table, name: str) -> pa.Table:
+    """The rows of one sort; in a table that is in order they lie together and are not copied."""
+    mine = pc.equal(rows.column("table"), name)
+    first, count = pc.index(mine, True).as_py(), pc.sum(mine).as_py() or 0
+    together = rows.slice(max(0, first), count)
+    return together if pc.all(pc.equal(together.column("table"), name)).as_py() else rows.filter(mine)
 
 
 def _decided(tables: Tables) -> dict[str, Any]:

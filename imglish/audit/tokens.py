@@ -146,15 +146,20 @@ class Tokens:
 def _add_values(histograms: pa.Table, name: str, into: dict[tuple[str, str], Counts], size: int) -> None:
     """Counts per id or code, an int64 [size] for every kind and source."""
     mine = histograms.filter(pc.equal(histograms.column("name"), name))
-    groups = mine.group_by(["kind", "source", "value"]).aggregate([("count", "sum")])
-    value = groups.column("value").to_numpy()
-    if len(value) and not 0 <= value.min() <= value.max() < size:
+    value = mine.column("value").to_numpy()
+    if not len(value):
+        return
+    if not 0 <= value.min() <= value.max() < size:
         raise ManifestError(f"metadata counts {name} up to {value.max()}, but the tokenizer has only {size}")
-    for pair in groups.select(["kind", "source"]).group_by(["kind", "source"]).aggregate([]).to_pylist():
-        same = pc.and_(pc.equal(groups.column("kind"), pair["kind"]), pc.equal(groups.column("source"), pair["source"]))
-        found = groups.filter(same)
-        counts = into.setdefault((pair["kind"], pair["source"]), np.zeros(size, dtype=np.int64))
-        np.add.at(counts, found.column("value").to_numpy(), found.column("count_sum").to_numpy())
+    pairs = pc.binary_join_element_wise(mine.column("kind"), mine.column("source"), "\0").combine_chunks()
+    encoded = pairs.dictionary_encode()
+    cells = encoded.indices.to_numpy() * np.int64(size) + value
+    names = encoded.dictionary.to_pylist()
+    summed = np.bincount(cells, mine.column("count").to_numpy(), len(names) * size)  # whole numbers below 2^53: exact
+    for place, pair in enumerate(names):
+        kind, _, source = pair.partition("\0")
+        counts = into.setdefault((kind, source), np.zeros(size, dtype=np.int64))
+        counts += summed[place * size : (place + 1) * size].astype(np.int64)
 
 
 def _usage(counts: Counts) -> dict[str, Any]:
