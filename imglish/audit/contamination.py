@@ -86,7 +86,7 @@ def _unchecked(manifest: Manifest, match: Mapping[str, Any]) -> list[str]:
         ]
     leak = match.get("leak", {})
     return [
-        "Any evaluation set that is not in the list above.",
+        "Any evaluation set that is not listed here.",
         f"Pictures that are less than {leak.get('similarity')} similar to one of a set, or whose hashes differ in more "
         f"than {leak.get('radius')} of 64 bits: crops, heavy edits, collages.",
         f"Texts and captions that hold less than {leak.get('containment')} of the 13-word runs of an evaluation text: "

@@ -72,7 +72,7 @@ class Search:
         self.index = index_path(store, manifest)
         self._decisions = self._decision_files()
         self._duck = connect()
-        self._duck.execute("SET enable_object_cache = true")
+        self._duck.execute("SET parquet_metadata_cache = true")
         self._lock = threading.Lock()
 
     def samples(self, query: Query, count: int, after: tuple[int, int] = (0, -1)) -> Page:
