@@ -69,7 +69,7 @@ def look_pages(work: Path) -> Numbers:
     began = time.perf_counter()
     subprocess.run([sys.executable, "-m", "imglish", "audit", str(manifest), "--index"], check=True)
     built = {"index_seconds": round(time.perf_counter() - began, 1)}
-    built["index_gb"] = round(_size(folder, "index") / 1e9, 2)
+    built["index_gb"] = round(_size(folder, "look") / 1e9, 2)
     found = {"without_index": found, "with_index": _measure(manifest, index=True), **built}
     shutil.rmtree(folder)
     for name, seconds in found["with_index"].items():

@@ -3,7 +3,7 @@
     build_index("corpus/manifest.json")             # imglish audit --index
     index_path(store, manifest)                     # its path, or None when there is none for this corpus
 
-One Parquet file of (word, shard ordinal, row of the shard's metadata table), sorted, beside the corpus under `index/`,
+One Parquet file of (word, shard ordinal, row of the shard's metadata table), sorted, beside the corpus under `look/`,
 which nothing else needs: it may be deleted. Its name holds the manifest's digest, so an index never serves another
 corpus. A word is a run of letters, digits and underscores in lower case; what a script writes without spaces is one.
 """
@@ -32,7 +32,7 @@ ROW_GROUP = 122_880
 
 def words_path(manifest: Manifest) -> str:
     """Where the index of a corpus lies."""
-    return f"index/words-{manifest.digest[:32]}.parquet"
+    return f"look/words-{manifest.digest[:32]}.parquet"
 
 
 def index_path(store: Store, manifest: Manifest) -> str | None:

@@ -126,4 +126,4 @@ def test_a_missing_table_is_named(tmp_path: Path) -> None:
         Search(str(path))
     with pytest.raises(ManifestError, match=rf"{victim.name}\) is missing"):
         build_index(str(path))
-    assert not list((tmp_path / "index").glob("*")) if (tmp_path / "index").exists() else True
+    assert not list((tmp_path / "look").glob("*")) if (tmp_path / "look").exists() else True

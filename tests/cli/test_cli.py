@@ -121,7 +121,7 @@ def test_plan_audit_look_and_gc_work_on_a_built_corpus(
     assert run(monkeypatch, "look", manifest, "--seed", "1", "-o", manifest.parent / "look.png") == 0
     assert (manifest.parent / "look.png").read_bytes().startswith(b"\x89PNG")
     assert run(monkeypatch, "audit", manifest, "--index") == 0
-    assert list((manifest.parent / "index").glob("words-*.parquet"))
+    assert list((manifest.parent / "look").glob("words-*.parquet"))
     card = manifest.parent / "README.md"
     assert run(monkeypatch, "croissant", manifest, "--card", card) == 0
     assert card.read_text().startswith("---\npretty_name: ")
