@@ -157,11 +157,11 @@ def metadata(seed: int) -> pa.Table:
     """The metadata of one shard, in the order of `KEYS`."""
     rng = np.random.default_rng(seed)
     kinds = [("image", IMAGES), ("pair", PAIRS), ("text", DOCUMENTS)]
-    return pa.concat_tables([_histograms(rng), *(_occurrences(rng, kind, count) for kind, count in kinds)])
+    return pa.concat_tables([_histograms(rng), *(_occurrences(rng, kind, count, seed) for kind, count in kinds)])
 
 
-def _occurrences(rng: np.random.Generator, kind: str, count: int) -> pa.Table:
-    keys = sorted(rng.bytes(16).hex() for _ in range(count))
+def _occurrences(rng: np.random.Generator, kind: str, count: int, seed: int) -> pa.Table:
+    keys = sorted(f"{seed:04x}{rng.bytes(14).hex()}" for _ in range(count))  # a shard is a range of keys
     source = rng.integers(0, len(SOURCES), count)
     row = rng.integers(0, 1 << 40, count)
     pictured = kind != "text"

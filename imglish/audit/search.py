@@ -211,8 +211,8 @@ def _filters(query: Query, terms: Sequence[str]) -> tuple[str, list[Any]]:
     if not query.words:
         parts.append("NOT merged")
     if query.key:
-        parts.append("starts_with(key, ?)")
-        values.append(query.key.lower())
+        parts.append("key >= ? AND key < ?")  # shards are ranges of keys, so statistics rule most of them out
+        values += [query.key.lower(), query.key.lower() + "g"]
     for term in terms:
         parts += ["contains(lower(text), ?)", "regexp_matches(lower(text), ?)"]
         values += [term, rf"(^|[^\p{{L}}\p{{M}}\p{{N}}_]){re.escape(term)}($|[^\p{{L}}\p{{M}}\p{{N}}_])"]
