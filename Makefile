@@ -5,15 +5,27 @@ BIN := $(VENV)/bin
 DATA ?=
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint types proof constraints clean
+.PHONY: demo test chromium lint types proof constraints clean
 
 demo: $(VENV)/.demo  ## real data -> shards -> a trained tiny model, report and contact sheet in demo/
 	@echo "== demo: build a corpus, train on it, report (about 10 minutes on 2 cores)"
 	$(BIN)/imglish demo $(if $(DATA),--data "$(DATA)")
 
-test: $(VENV)/.dev lint types  ## everything that CI runs
+test: $(VENV)/.dev chromium lint types  ## everything that CI runs
 	@echo "== test: the promises in miniature"
 	$(BIN)/pytest
+
+chromium:  ## the browser in which tests open pages; it is no Python package
+	@if ! test -x /usr/bin/chromium; then \
+		if test "$$(id -u)" = 0 && command -v apt-get > /dev/null; then \
+			echo "== set-up: Debian's Chromium for the tests of pages"; \
+			(apt-get install -y -qq --no-install-recommends chromium || \
+				(apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium)) > /dev/null; \
+		else \
+			echo "make test opens pages in /usr/bin/chromium, which is not here; as root: apt-get install chromium" >&2; \
+			exit 1; \
+		fi; \
+	fi
 
 lint: $(VENV)/.dev
 	@echo "== lint: ruff, import-linter"

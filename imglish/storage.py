@@ -23,7 +23,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -196,13 +196,19 @@ class Store:
 
     def put_as(self, path: str, data: bytes) -> None:
         """Replace one small named file in a single step."""
-        folder = path.rpartition("/")[0]
-        with self._temporary(folder) as temporary:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            self._publish(temporary, path)
+        self.put_all({path: data})
+
+    def put_all(self, files: Mapping[str, bytes]) -> None:
+        """Replace small named files, each in a single step and none before all of them are on the disk."""
+        with ExitStack() as held:
+            made = {path: held.enter_context(self._temporary(path.rpartition("/")[0])) for path in files}
+            for path, data in files.items():
+                with open(made[path], "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+            for path, temporary in made.items():
+                self._publish(temporary, path)
 
     def put_new(self, path: str, data: bytes) -> bool:
         """Write a small file unless there is one; whether it was written. One of several that try at once succeeds.

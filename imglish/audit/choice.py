@@ -10,7 +10,7 @@ Every image and pair has the rank stream(seed, "look")(record id); each source g
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import cast
@@ -24,7 +24,7 @@ from imglish.records import Kind
 from imglish.seeds import U64, stream
 from imglish.shards import Corpus, ImageSample, PairSample
 
-COLUMNS = ["table", "kind", "key", "source", "merged"]
+COLUMNS = ["table", "kind", "key", "source", "row", "merged"]
 
 
 @dataclass(frozen=True, order=True)
@@ -58,7 +58,7 @@ class Choice:
         rows = rows.filter(pc.and_(wanted, pc.not_equal(rows.column("kind"), "text")))
         for source in sorted(pc.unique(rows.column("source")).to_pylist()):
             mine = rows.filter(pc.equal(rows.column("source"), source))
-            ranks = self.stream.keys(_low_halves(mine.column("key").to_pylist()))
+            ranks = self.stream.keys(low_halves(mine.column("key").to_pylist()))
             first = np.argsort(ranks, kind="stable")[: self.count].tolist()
             picked = mine.take(first).to_pylist()
             new = [
@@ -74,6 +74,27 @@ class Choice:
         return sorted(flat[: self.count], key=lambda sample: (sample.source, sample.rank))
 
 
+class Places:
+    """Where the samples of wanted occurrences are, while metadata tables pass by; pictures only."""
+
+    def __init__(self) -> None:
+        self.found: dict[tuple[str, str], Chosen] = {}
+        self._wanted: set[tuple[str, str]] = set()
+
+    def want(self, occurrences: Iterable[tuple[str, str]]) -> None:
+        """Look for these (source, row)."""
+        self._wanted |= set(occurrences)
+
+    def offer(self, ordinal: int, rows: pa.Table) -> None:
+        """Rows of one shard, with the columns `COLUMNS`."""
+        named = pa.array(sorted({row for _, row in self._wanted}), pa.string())
+        rows = rows.filter(pc.is_in(rows.column("row"), value_set=named)).select(COLUMNS)
+        for row in rows.filter(pc.not_equal(rows.column("kind"), "text")).to_pylist():
+            place = (row["source"], row["row"])
+            if place in self._wanted and not row["merged"]:
+                self.found[place] = Chosen(0, ordinal, row["kind"], row["key"], row["source"])
+
+
 def choose(tables: Tables, seed: int, count: int) -> list[Chosen]:
     """`Choice` over every shard."""
     choice = Choice(seed, count)
@@ -82,6 +103,6 @@ def choose(tables: Tables, seed: int, count: int) -> list[Chosen]:
     return choice.chosen()
 
 
-def _low_halves(keys: Iterable[str]) -> U64:
+def low_halves(keys: Sequence[str]) -> U64:
     """The low 64 bits of record ids in hex, as every draw by record takes them (the high ones chose the shard)."""
-    return np.array([int.from_bytes(bytes.fromhex(key)[8:], "little") for key in keys], dtype=np.uint64)
+    return np.frombuffer(bytes.fromhex("".join(keys)), "<u8").reshape(-1, 2)[:, 1].astype(np.uint64)

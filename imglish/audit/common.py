@@ -1,10 +1,14 @@
-"""What the report and the contact sheet share: making untrusted text fit to show, optional libraries, writing."""
+"""What the pages of this room share: untrusted text and numbers for people, templates, optional libraries, writing."""
 
 from __future__ import annotations
 
+import base64
 import importlib
 import unicodedata
+from collections.abc import Mapping
+from importlib import resources
 from types import ModuleType
+from typing import Any
 
 from imglish.errors import ImglishError
 from imglish.storage import Store
@@ -34,6 +38,39 @@ def number(count: int) -> str:
     return f"{count:,}"
 
 
+def percent(value: float) -> str:
+    """A share for people; a small one is not shown as nothing."""
+    return f"{value:.1%}" if value == 0 or value >= 0.001 else "<0.1%"
+
+
+def size(count: int) -> str:
+    """Bytes for people, in powers of 1000."""
+    for unit, word in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {word}"
+    return f"{count} bytes"
+
+
+def template(name: str, **values: Any) -> str:
+    """A page of this room, every value escaped; ImglishError when jinja2 is not installed."""
+    jinja2 = require("jinja2")
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("imglish.audit", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "percent": percent, "clean": clean, "bytes": size}
+    style = (resources.files("imglish.audit") / "templates" / "audit.css").read_text(encoding="utf-8")
+    return str(environment.get_template(name).render(style=style, **values))
+
+
+def data_uri(data: bytes, media_type: str) -> str:
+    """A file inside a page."""
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+
+
 def require(module: str) -> ModuleType:
     """A library of the `audit` extra; ImglishError says how to install it."""
     try:
@@ -47,7 +84,13 @@ def require(module: str) -> ModuleType:
 
 def write_file(path: str, data: bytes) -> str:
     """Replace a file, local or behind an fsspec URL, in one step; its full path. StorageError when that fails."""
-    folder, slash, name = path.rpartition("/")
+    return write_files({path: data})[0]
+
+
+def write_files(files: Mapping[str, bytes]) -> list[str]:
+    """The same for files of one folder, none of which is replaced when one cannot be written; their full paths."""
+    folder, slash, _ = next(iter(files)).rpartition("/")
     store = Store(folder or slash or ".")
-    store.put_as(name, data)
-    return store.url(name)
+    named = {path.rpartition("/")[2]: data for path, data in files.items()}
+    store.put_all(named)
+    return [store.url(name) for name in named]

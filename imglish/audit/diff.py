@@ -12,9 +12,10 @@ differ. Tables that both corpora have are skipped, so a small change is a small 
 
 from __future__ import annotations
 
+import bisect
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,6 +26,9 @@ from imglish.shards.manifest import FileRef, Shard
 
 DIFF_VERSION = 1
 """Version of the names in the result."""
+
+EXAMPLES = 3
+"""Samples named for each kind, source and reason."""
 
 Occurrence = tuple[str, str]
 """Source and row."""
@@ -40,30 +44,47 @@ _WHAT = "decisions table"
 _METADATA = ["table", "kind", "key", "source", "row", "merged"]
 
 
+class Change(NamedTuple):
+    """One sample that is in one corpus only, or in another split: what happened to it and why, and its survivor."""
+
+    what: str
+    kind: str
+    source: str
+    why: str
+    key: str
+    row: str
+
+
 def diff(old_path: str, new_path: str) -> dict[str, Any]:
+    """`compare`, without the examples."""
+    return compare(Tables(old_path), Tables(new_path))[0]
+
+
+def compare(old: Tables, new: Tables) -> tuple[dict[str, Any], list[Change]]:
     """All differences under stable names, as JSON values; ManifestError when a manifest or table is damaged.
 
     `samples`: added, removed and moved to the other split, by kind, source and reason. `decisions`: occurrences that
     are new, gone or re-decided, by source and by what was and is said. `tokenizers`, `views`, `images`, `rules`
     (thresholds filled in), `recipe` and `libraries`: dotted names with the value in both (null where there is none).
-    `counts`: index rows by split, kind.
+    `counts`: index rows by split, kind. Beside them up to `EXAMPLES` samples for each kind, source and reason.
     """
-    old, new = Tables(old_path), Tables(new_path)
     before, after = _different_decisions(old, new)
     plain = [tables.manifest.model_dump(mode="json") for tables in (old, new)]
     fields = {name: _fields(plain[0][name], plain[1][name]) for name in ("tokenizers", "views", "images")}
-    return {
+    changes = list(_changes(old, new, before, after))
+    found = {
         "diff": DIFF_VERSION,
         "old": _identity(old),
         "new": _identity(new),
         "counts": _fields(plain[0]["counts"], plain[1]["counts"]),
-        "samples": _samples(old, new, before, after),
+        "samples": _samples(changes),
         "decisions": _decisions(before, after),
         **fields,
         "rules": _fields(*(_rules(manifest) for manifest in plain)),
         "recipe": _fields(plain[0]["recipe"], plain[1]["recipe"]),
         "libraries": _fields(plain[0]["libraries"], plain[1]["libraries"]),
     }
+    return found, _examples(changes)
 
 
 def _identity(tables: Tables) -> dict[str, Any]:
@@ -135,16 +156,33 @@ def _verdict(row: Mapping[str, Any]) -> str:
     return f"{row['verdict']}{by}{kept}"
 
 
-def _samples(old: Tables, new: Tables, before: Decided, after: Decided) -> dict[str, Any]:
+def _changes(old: Tables, new: Tables, before: Decided, after: Decided) -> Iterable[Change]:
+    """Every sample that was added, removed or moved to the other split."""
     left, right = _different_samples(old, new)
-    added = Counter((kind, place[0], _why(place, after, before, "new")) for (kind, _), (_, place) in _only(right, left))
-    removed = Counter(
-        (kind, place[0], _why(place, before, after, "gone")) for (kind, _), (_, place) in _only(left, right)
-    )
-    both = left.keys() & right.keys()
-    moved = Counter((sample[0], right[sample][1][0], f"{left[sample][0]} to {right[sample][0]}") for sample in both)
-    names = ("kind", "source", "why")
-    return {"added": _rows(added, names), "removed": _rows(removed, names), "moved": _rows(moved, names)}
+    for (kind, key), (_, place) in _only(right, left):
+        yield Change("added", kind, place[0], _why(place, after, before, "new"), key, place[1])
+    for (kind, key), (_, place) in _only(left, right):
+        yield Change("removed", kind, place[0], _why(place, before, after, "gone"), key, place[1])
+    for kind, key in left.keys() & right.keys():
+        split, (source, row) = right[kind, key]
+        yield Change("moved", kind, source, f"{left[kind, key][0]} to {split}", key, row)
+
+
+def _samples(changes: Iterable[Change]) -> dict[str, Any]:
+    counts = {name: Counter[tuple[str, ...]]() for name in ("added", "removed", "moved")}
+    for change in changes:
+        counts[change.what][change.kind, change.source, change.why] += 1
+    return {name: _rows(found, ("kind", "source", "why")) for name, found in counts.items()}
+
+
+def _examples(changes: Iterable[Change]) -> list[Change]:
+    """Up to `EXAMPLES` samples for each kind, source and reason, those with the lowest record ids."""
+    found: dict[tuple[str, ...], list[Change]] = {}
+    for change in changes:
+        mine = found.setdefault((change.what, change.kind, change.source, change.why), [])
+        bisect.insort(mine, change)
+        del mine[EXAMPLES:]
+    return [change for name in sorted(found) for change in found[name]]
 
 
 def _why(place: Occurrence, here: Decided, there: Decided, otherwise: str) -> str:

@@ -14,38 +14,46 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from imglish.audit.tables import Tables
-
 VERDICTS = {"keep": "kept", "merge": "merged", "drop": "dropped"}
 EXAMPLES = 3
 """Occurrences shown for every rule."""
 
 _GROUP = ["source", "kind", "verdict", "rule", "fired", "edited"]
-_COLUMNS = ["source", "row", "kind", "verdict", "rule", "fired", "edits", "score", "threshold", "detail"]
+COLUMNS = ("source", "row", "kind", "verdict", "rule", "fired", "edits", "score", "threshold", "detail")
 _EXAMPLE = ["source", "row", "score", "threshold", "detail"]
 _PAYLOAD_RULE = "payload@"
 _STATUS = r"^(?P<word>[a-z0-9_]+)"
+_FIGURES = ("dropped", "merged", "fired", "alone")
 
 
-def funnel(tables: Tables) -> dict[str, Any]:
-    """Counts under stable names: totals, `source.<name>.<kind>`, `rule.<name@version>`, `payload.<status>`."""
-    groups: Counter[tuple[Any, ...]] = Counter()
-    statuses: Counter[str] = Counter()
-    examples: dict[str, list[dict[str, Any]]] = {}
-    for rows in tables.decisions(_COLUMNS):
+class Funnel:
+    """Counts over decisions tables."""
+
+    def __init__(self, rules: Sequence[str]) -> None:
+        self.rules = rules
+        """What the manifest lists, by bit."""
+        self._groups: Counter[tuple[Any, ...]] = Counter()
+        self._statuses: Counter[str] = Counter()
+        self._examples: dict[str, list[dict[str, Any]]] = {}
+
+    def add(self, rows: pa.Table) -> None:
+        """One table, with `COLUMNS`."""
         rows = rows.append_column("edited", pc.is_valid(rows.column("edits")))
         counted = rows.group_by(_GROUP).aggregate([([], "count_all")])
         for row in counted.to_pylist():
-            groups[tuple(row[name] for name in _GROUP)] += row["count_all"]
+            self._groups[tuple(row[name] for name in _GROUP)] += row["count_all"]
         dropped = rows.filter(pc.equal(rows.column("verdict"), "drop"))
-        _count_statuses(dropped, statuses)
-        _take_examples(dropped, examples)
-    return {
-        **_totals(groups),
-        "source": _by_source(groups),
-        "rule": _by_rule(groups, examples, [str(rule["rule"]) for rule in tables.manifest.decisions.rules]),
-        "payload": dict(sorted(statuses.items())),
-    }
+        _count_statuses(dropped, self._statuses)
+        _take_examples(dropped, self._examples)
+
+    def values(self) -> dict[str, Any]:
+        """Counts under stable names: totals, `source.<name>.<kind>`, `rule.<name@version>`, `payload.<status>`."""
+        return {
+            **_totals(self._groups),
+            "source": _by_source(self._groups),
+            "rule": _by_rule(self._groups, self._examples, self.rules),
+            "payload": dict(sorted(self._statuses.items())),
+        }
 
 
 def _count_statuses(dropped: pa.Table, statuses: Counter[str]) -> None:
@@ -100,17 +108,21 @@ def _by_rule(
     names = _names(seen, listed)
     found: dict[str, Any] = {}
 
-    def cell(rule: str) -> dict[str, Any]:
-        empty = {"dropped": 0, "merged": 0, "fired": 0, "alone": 0}
-        return found.setdefault(rule, empty | {"examples": examples.get(rule, [])})  # type: ignore[no-any-return]
+    def count(rule: str, source: str, kind: str, figure: str, number: int) -> None:
+        cell = found.setdefault(rule, dict.fromkeys(_FIGURES, 0) | {"source": {}, "examples": examples.get(rule, [])})
+        inner = cell["source"].setdefault(source, {}).setdefault(kind, dict.fromkeys(_FIGURES, 0))
+        cell[figure] += number
+        inner[figure] += number
 
-    for (_, _, verdict, rule, fired, _), count in groups.items():
+    for (source, kind, verdict, rule, fired, _), number in groups.items():
         if verdict != "keep":
-            cell(rule)[VERDICTS[verdict]] += count
+            count(rule, source, kind, VERDICTS[verdict], number)
         for bit in range(fired.bit_length()):
             if fired >> bit & 1:
-                cell(names.get(bit, f"bit {bit}"))["fired"] += count
-                cell(names.get(bit, f"bit {bit}"))["alone"] += count if fired == 1 << bit else 0
+                count(names.get(bit, f"bit {bit}"), source, kind, "fired", number)
+                count(names.get(bit, f"bit {bit}"), source, kind, "alone", number if fired == 1 << bit else 0)
+    for cell in found.values():
+        cell["source"] = {name: dict(sorted(kinds.items())) for name, kinds in sorted(cell["source"].items())}
     return dict(sorted(found.items()))
 
 

@@ -9,13 +9,11 @@ that it can write, and says which one of how many it is.
 
 from __future__ import annotations
 
-import colorsys
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 from imglish.audit.choice import Chosen, choose
 from imglish.audit.common import clean, number, require, write_file
 from imglish.audit.look_codes import cut, decoded, feature_picture, frequent, patches_by_code, tokenizer_of
+from imglish.audit.look_panels import PANEL, boxed, coded, masked
 from imglish.audit.tables import Tables
 from imglish.errors import ImglishError
 from imglish.seeds import stream
@@ -38,13 +37,9 @@ _WIDTH, _EDGE, _GAP, _PAD = 1240, 40, 20, 12
 _CARD = (_WIDTH - 2 * _EDGE - (COLUMNS - 1) * _GAP) // COLUMNS
 _PICTURE = 190  # height of a card's picture
 _CARD_HEIGHT = _PICTURE + 118
-_PANEL = (_WIDTH - 2 * _EDGE - 2 * _GAP) // 3
+_PANEL = PANEL
 _PAPER, _WHITE, _INK, _MUTED, _LINE = "#f6f7f8", "#ffffff", "#1b1f24", "#59626d", "#d9dde2"
-_BOX, _MASK = "#e0582b", (88, 96, 108)
-_GOLDEN_RATIO = 0.618033988749895
-"""Hues of neighbouring codes lie this far apart, so that they differ."""
 _CODE_ROWS, _CODE_PATCHES = 6, 10
-_NUMBER_CELL = 24  # pixels; a smaller patch has no room for its code
 
 
 @dataclass(frozen=True)
@@ -81,7 +76,7 @@ def contact_sheet(manifest_path: str, output_png: str, seed: int = 0, count: int
     return chosen
 
 
-class _Font:
+class Font:
     """DejaVu Sans in the sizes asked for, and which characters it has."""
 
     @cached_property
@@ -104,7 +99,7 @@ class _Sheet:
     """The picture while it is drawn."""
 
     def __init__(self, title: str, subtitle: str, cards: int) -> None:
-        self.font = _Font()
+        self.font = Font()
         rows = -(-cards // COLUMNS)
         self.top = _EDGE + 76
         self.bottom = self.top + rows * (_CARD_HEIGHT + _GAP)
@@ -142,16 +137,16 @@ class _Sheet:
         width, height, flip = (int(value) for value in view[2:])
         seen = f"{width} x {height} of {pixels.shape[1]} x {pixels.shape[0]} pixels"
         panels = [
-            ("Stored image and view 0", f"{seen}{', mirrored' if flip else ''}", self._boxed(pixels, view)),
+            ("Stored image and view 0", f"{seen}{', mirrored' if flip else ''}", boxed(pixels, view)),
             (
                 "Codes of the view",
                 f"{len(codes)} patches, {len(set(codes.tolist()))} different codes of {number(visual.codes)}",
-                self._coded(rendered, codes.reshape(visual.grid)),
+                coded(rendered, codes.reshape(visual.grid), self.font(9)),
             ),
             (
                 "A mask of the view",
                 f"{wanted} of {len(mask)} patches, block-wise",
-                self._masked(rendered, mask.reshape(visual.grid)),
+                masked(rendered, mask.reshape(visual.grid)),
             ),
         ]
         self._text((_EDGE, self.bottom + 14), "What the model sees", self.font(20, bold=True), _INK)
@@ -210,41 +205,6 @@ class _Sheet:
         place = next((n for n, caption in enumerate(shown) if self.font.covers(caption)), 0)
         return shown[place], f"caption {place + 1} of {len(shown)}"
 
-    def _boxed(self, pixels: NDArray[np.uint8], view: NDArray[np.uint16]) -> Image.Image:
-        panel = Image.new("RGB", (_PANEL, _PANEL), _WHITE)
-        scale = min(_PANEL / pixels.shape[1], _PANEL / pixels.shape[0])
-        size = (max(1, int(pixels.shape[1] * scale)), max(1, int(pixels.shape[0] * scale)))
-        left, top = (_PANEL - size[0]) // 2, (_PANEL - size[1]) // 2
-        panel.paste(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC), (left, top))
-        x, y, width, height = (int(value) * scale for value in view[:4])
-        box = (left + x, top + y, left + x + width - 1, top + y + height - 1)
-        ImageDraw.Draw(panel).rectangle(box, outline=_BOX, width=3)
-        return panel
-
-    def _coded(self, rendered: Image.Image, codes: NDArray[np.uint16]) -> Image.Image:
-        """Every patch tinted by its code, and the code's number where there is room."""
-        panel = _enlarge(rendered)
-        draw = ImageDraw.Draw(panel, "RGBA")
-        font = self.font(9)
-        for (row, column), code in np.ndenumerate(codes):
-            box = _cell(codes.shape, row, column)
-            red, green, blue = (
-                int(255 * part) for part in colorsys.hsv_to_rgb(int(code) * _GOLDEN_RATIO % 1, 0.75, 0.9)
-            )
-            draw.rectangle(box, (red, green, blue, 120), (255, 255, 255, 120))
-            if min(box[2] - box[0], box[3] - box[1]) >= _NUMBER_CELL - 1:
-                middle = ((box[0] + box[2] + 1) / 2, (box[1] + box[3] + 1) / 2)
-                draw.text(middle, str(code), "#000000", font, anchor="mm", stroke_width=1, stroke_fill="#ffffffb0")
-        return panel
-
-    def _masked(self, rendered: Image.Image, mask: NDArray[np.bool_]) -> Image.Image:
-        panel = _enlarge(rendered)
-        draw = ImageDraw.Draw(panel, "RGBA")
-        for (row, column), hidden in np.ndenumerate(mask):
-            fill = (*_MASK, 245) if hidden else None
-            draw.rectangle(_cell(mask.shape, row, column), fill, (255, 255, 255, 90))
-        return panel
-
     def _wrap(self, text: str, font: ImageFont.FreeTypeFont, width: int, most: int) -> list[str]:
         """At most `most` lines that fit; the last one ends in … when something is left out."""
         lines: list[str] = []
@@ -271,14 +231,3 @@ def _fitting(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
         return text
     space = text.rfind(" ", 0, low + 1)
     return text[:space] if space > 0 else text[:low]
-
-
-def _enlarge(rendered: Image.Image) -> Image.Image:
-    return rendered.resize((_PANEL, _PANEL), Image.Resampling.BICUBIC)
-
-
-def _cell(grid: Sequence[Any], row: int, column: int) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom pixel of a patch on a panel."""
-    top, bottom = row * _PANEL // grid[0], (row + 1) * _PANEL // grid[0] - 1
-    left, right = column * _PANEL // grid[1], (column + 1) * _PANEL // grid[1] - 1
-    return left, top, right, bottom

@@ -109,6 +109,48 @@ def histogram(name: str, title: str, unit: str, bins: Sequence[Mapping[str, int]
     return Plot(name, title, svg, f"Histogram, {unit}. {_sentence(rows)}")
 
 
+def grouped(
+    name: str, title: str, unit: str, old: Sequence[Mapping[str, int]], new: Sequence[Mapping[str, int]]
+) -> Plot:
+    """Columns of two corpora side by side over the same bins, each in shares of its own total."""
+    totals = [max(1, sum(item["count"] for item in bins)) for bins in (old, new)]
+    shares = [[100 * item["count"] / total for item in bins] for bins, total in zip((old, new), totals, strict=True)]
+    labels = [_range(item, 1) for item in old]
+    with _figure(2.7, name) as (figure, axes):
+        for place, (word, values) in enumerate(zip(("old", "new"), shares, strict=True)):
+            places = [number + (place - 0.5) * 0.42 for number in range(len(values))]
+            axes.bar(places, values, color=SERIES[place], width=0.4, label=word)
+        axes.set_xticks(range(len(labels)), labels, rotation=40, ha="right", fontsize=9)
+        axes.tick_params(length=0)
+        axes.set_xlabel(unit)
+        axes.set_ylabel("% of the corpus")
+        axes.legend(loc="upper right", handlelength=1)
+        axes.margins(x=0.01, y=0.12)
+        svg = _svg(figure, name)
+    said = "; ".join(f"{label}: {a:.1f} % and {b:.1f} %" for label, a, b in zip(labels, *shares, strict=True))
+    return Plot(name, title, svg, f"Columns of the old and the new corpus, {unit}. {said}.")
+
+
+def curves(name: str, title: str, unit: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> Plot:
+    """Up to six curves over steps, told apart by dashes as well as by colour, with their last values in the legend."""
+    with _figure(2.5 + 0.17 * len(lines), name) as (figure, axes):
+        for place, (label, points) in enumerate(lines.items()):
+            shown = f"{_label(label)}  {points[-1][1]:.4g}" if points else _label(label)
+            style = ("-", "--", ":")[place // len(SERIES)]
+            axes.plot(*zip(*points, strict=True), color=SERIES[place % len(SERIES)], linestyle=style, label=shown)
+        axes.set_xlabel("step")
+        axes.set_ylabel(unit)
+        axes.grid(color=_LINE, linewidth=0.6)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=8, handlelength=1.6)
+        svg = _svg(figure, name)
+    said = "; ".join(
+        f"{label}: from {points[0][1]:.4g} to {points[-1][1]:.4g} in {len(points)} points"
+        for label, points in lines.items()
+        if points
+    )
+    return Plot(name, title, svg, f"Curves over steps, {unit}. {said}.")
+
+
 def ranks(name: str, title: str, values: Sequence[Mapping[str, int]]) -> Plot:
     """How often the first, second, fifth ... most frequent code occurs, both axes logarithmic."""
     rows = [(f"rank {item['rank']:,}", item["count"]) for item in values]

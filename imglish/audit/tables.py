@@ -10,7 +10,9 @@ A file that is missing, changed or lacks a column is a ManifestError that names 
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +21,9 @@ from imglish.errors import ManifestError, StorageError
 from imglish.shards.manifest import FileRef, load_manifest
 from imglish.shards.ranges import parent
 from imglish.storage import Store
+
+AHEAD = 2
+"""Metadata tables that are read while others are counted."""
 
 
 class Tables:
@@ -31,8 +36,17 @@ class Tables:
 
     def metadata(self, columns: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
         """(shard ordinal, rows) of every shard's metadata, in manifest order."""
-        for ordinal, shard in enumerate(self.manifest.shards):
-            yield ordinal, self.read(shard.metadata, f"metadata of shard {ordinal}", columns)
+        with ThreadPoolExecutor(1) as ahead:  # reading, SHA-256 and decompression let go of the interpreter
+            following: deque[Future[pa.Table]] = deque()
+            for ordinal in range(len(self.manifest.shards) + AHEAD):
+                if ordinal < len(self.manifest.shards):
+                    following.append(ahead.submit(self.read_shard, ordinal, columns))
+                if ordinal >= AHEAD:
+                    yield ordinal - AHEAD, following.popleft().result()
+
+    def read_shard(self, ordinal: int, columns: Sequence[str]) -> pa.Table:
+        """Rows of one shard's metadata."""
+        return self.read(self.manifest.shards[ordinal].metadata, f"metadata of shard {ordinal}", columns)
 
     def decisions(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Rows of every decisions table, in manifest order; evidence tables in the list are passed over."""
@@ -72,5 +86,8 @@ def _schema(data: bytes, file: FileRef, what: str) -> pa.Schema:
 def _parse(data: bytes, file: FileRef, what: str, columns: Sequence[str]) -> pa.Table:
     missing = sorted(set(columns) - set(_schema(data, file, what).names))
     if missing:
-        raise ManifestError(f"{what} ({file.path}) has no column {missing[0]!r}; it was not written by this release")
+        raise ManifestError(
+            f"{what} ({file.path}) has no column {missing[0]!r}: another release wrote it; make it again with "
+            "'imglish build'"
+        )
     return pq.read_table(pa.BufferReader(data), columns=list(columns))

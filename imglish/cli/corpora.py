@@ -1,4 +1,4 @@
-"""Verbs on finished corpora: verify, diff, merge, audit, look, replay, forget."""
+"""Verbs on finished corpora: verify, merge, replay, forget."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from imglish.cli.options import ManifestArgument, app, beside
+from imglish.cli.options import ManifestArgument, app
 from imglish.progress import Reporter, reporter
 
 
@@ -21,20 +21,6 @@ def verify(
         faults = verify_manifest(manifest, workers, report)
     typer.echo(f"{faults} faults" if faults else "every byte is as the manifest says")
     raise typer.Exit(1 if faults else 0)
-
-
-@app.command()
-def diff(
-    old: ManifestArgument,
-    new: Annotated[str, typer.Argument(help="manifest.json of the corpus to compare with it.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Everything as one JSON object.")] = False,
-) -> None:
-    """Say what changed from one corpus to another: samples by source and reason, decisions, tokenizers, recipe."""
-    from imglish.audit.diff import describe
-    from imglish.audit.diff import diff as compare
-
-    found = compare(old, new)
-    typer.echo(json.dumps(found, ensure_ascii=False, sort_keys=True) if as_json else describe(found))
 
 
 @app.command()
@@ -55,33 +41,6 @@ def merge(
         f"part, {found.split_conflicts} of them in different splits; the whole is not globally deduplicated"
     )
     typer.echo(f"{found.manifest.name}@{found.manifest.version}  digest {found.manifest.digest}")
-
-
-@app.command()
-def audit(
-    manifest: ManifestArgument,
-    output: Annotated[str | None, typer.Option("--output", "-o", help="HTML file; report.html beside it.")] = None,
-) -> None:
-    """Write a self-contained HTML report on a corpus, and audit.json with its numbers."""
-    from imglish.audit.report import report as write_report
-
-    target = output or beside(manifest, "report.html")
-    write_report(manifest, target)
-    typer.echo(target)
-
-
-@app.command()
-def look(
-    manifest: ManifestArgument,
-    output: Annotated[str | None, typer.Option("--output", "-o", help="PNG file; look.png beside it.")] = None,
-    seed: Annotated[int, typer.Option(help="Another seed shows other samples.")] = 0,
-) -> None:
-    """Draw a contact sheet: images with captions, a view with its code grid, a view with its mask."""
-    from imglish.audit.look import contact_sheet
-
-    target = output or beside(manifest, "look.png")
-    contact_sheet(manifest, target, seed=seed)
-    typer.echo(target)
 
 
 @app.command()
@@ -154,14 +113,3 @@ def verify_manifest(manifest: str, workers: int, report: Reporter) -> int:
     for fault in faults:
         typer.echo(str(fault))
     return len(faults)
-
-
-def draw(manifest: str) -> list[str]:
-    """Report and contact sheet beside a manifest; the paths of all three."""
-    from imglish.audit.look import contact_sheet
-    from imglish.audit.report import report as write_report
-
-    targets = [manifest, beside(manifest, "report.html"), beside(manifest, "look.png")]
-    write_report(manifest, targets[1])
-    contact_sheet(manifest, targets[2])
-    return targets

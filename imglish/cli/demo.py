@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
+from imglish.cli.auditing import draw
 from imglish.cli.building import build_recipe
-from imglish.cli.corpora import draw, verify_manifest
+from imglish.cli.corpora import verify_manifest
 from imglish.cli.options import Workers, app
 from imglish.cli.training import train_recipe
 from imglish.engines import on_engine

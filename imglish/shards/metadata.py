@@ -2,8 +2,9 @@
 
 One flat Parquet file with two sorts of rows, told apart by `table`:
 
-    occurrence   one row per (sample, occurrence): source, row, url, licence, language, original size, captions used,
-                 and for text the document's span among the ids of the shard
+    occurrence   one row per (sample, occurrence): source, row, url, licence, language, original size, captions used
+                 and their text, what the stored picture is like (at the survivor), and for text the document's span
+                 among the ids of the shard
     histogram    one row per (name, kind, source, language, value): how often. Names: codes, ids (captions and
                  documents), captions (a pair), caption_ids and document_ids (lengths)
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -42,6 +44,10 @@ METADATA = pa.schema(
         pa.field("width", pa.int32()),  # of the original, pixels
         pa.field("height", pa.int32()),
         pa.field("captions", pa.int32()),  # of the sample that came from this occurrence
+        pa.field("text", pa.string()),  # those captions as stored, one a line
+        pa.field("bytes", pa.int32()),  # of the stored JPEG; this and the next two at the survivor only
+        pa.field("brightness", pa.int32()),  # mean luma, 0 to 255
+        pa.field("sharpness", pa.int32()),  # variance of the Laplacian (`picture_facts`)
         pa.field("start", pa.int64()),  # first id of the document; block start // 512
         pa.field("length", pa.int64()),  # ids of the document
         pa.field("name", pa.string()),  # histograms from here
@@ -50,6 +56,7 @@ METADATA = pa.schema(
     ]
 )
 KEYS = ("table", "kind", "key", "source", "row", "name", "language", "value")
+NO_PICTURE: Mapping[str, int] = MappingProxyType({})
 OCCURRENCE = ("source", "row", "merged", "priority", "url", "licence", "language", "width", "height")
 """Columns of an occurrence that it has from its landing file."""
 _COUNTED = 1 << 20
@@ -65,23 +72,42 @@ class Metadata:
         self._values: dict[tuple[str, str, str, str | None], list[NDArray[Any]]] = defaultdict(list)
 
     def add_pair(
-        self, key: str, members: Sequence[Mapping[str, Any]], origins: Sequence[int], ids: Sequence[U16], codes: U16
+        self,
+        key: str,
+        members: Sequence[Mapping[str, Any]],
+        origins: Sequence[int],
+        ids: Sequence[U16],
+        codes: U16,
+        texts: Sequence[str] = (),
+        picture: Mapping[str, int] = NO_PICTURE,
     ) -> None:
         """A pair: its occurrences by (priority, source, row), the number of that which each caption came from, the
-        captions' ids, and codes u16 [K, N]."""
+        captions' ids, codes u16 [K, N], the captions and `picture_facts`.
+
+        A removal, which takes rows out by their keys, needs neither captions nor facts.
+        """
         used = Counter(origins)
+        lines: dict[int, list[str]] = defaultdict(list)
+        for origin, text in zip(origins, texts, strict=bool(texts)):
+            lines[origin].append(text)
+        first = survivor(members)
         for origin, member in enumerate(members):
-            self.add_occurrence("pair", key, member, captions=used[origin])
+            facts = picture if member is first else NO_PICTURE
+            said = "\n".join(lines[origin]) if lines[origin] else None
+            self.add_occurrence("pair", key, member, captions=used[origin], text=said, **facts)
         for origin, caption in zip(origins, ids, strict=True):
             self.add_values("ids", "pair", members[origin], caption)
             self.add_values("caption_ids", "pair", members[origin], len(caption))
         self.add_values("captions", "pair", members[0], len(origins))
         self.add_values("codes", "pair", survivor(members), codes)
 
-    def add_image(self, key: str, members: Sequence[Mapping[str, Any]], codes: U16) -> None:
-        """An image: its occurrences and codes u16 [K, N]."""
+    def add_image(
+        self, key: str, members: Sequence[Mapping[str, Any]], codes: U16, picture: Mapping[str, int] = NO_PICTURE
+    ) -> None:
+        """An image: its occurrences, codes u16 [K, N] and `picture_facts`."""
+        first = survivor(members)
         for member in members:
-            self.add_occurrence("image", key, member)
+            self.add_occurrence("image", key, member, **(picture if member is first else NO_PICTURE))
         self.add_values("codes", "image", survivor(members), codes)
 
     def add_document(self, key: str, members: Sequence[Mapping[str, Any]], start: int, ids: U16) -> None:
@@ -101,8 +127,8 @@ class Metadata:
             self._values["ids", "text", source, language].append(ids)
             self._values["document_ids", "text", source, language].append(lengths)
 
-    def add_occurrence(self, kind: Kind, key: str, member: Mapping[str, Any], **more: int) -> None:
-        """One occurrence of a sample; `more` is captions, or start and length."""
+    def add_occurrence(self, kind: Kind, key: str, member: Mapping[str, Any], **more: int | str | None) -> None:
+        """One occurrence of a sample; `more` is captions, text and facts of the picture, or start and length."""
         facts = {name: member[name] for name in OCCURRENCE}
         self._occurrences.append({"table": "occurrence", "kind": kind, "key": key, **facts, **more})
 

@@ -27,7 +27,7 @@ from imglish.shards.placement import Placement, Slot
 from imglish.stages import Engine, Progress, Receipt, Unit, find_receipts, run_map
 from imglish.storage import Output, Store
 
-VERSION = 1
+VERSION = 2
 """Version of this stage; a change to what it writes raises it."""
 ROWS_VERSION = 2
 """Version of the light pass."""

@@ -18,6 +18,7 @@ from imglish.shards.captions import merge_captions
 from imglish.shards.format import VIEW_FIELDS, decode_u16
 from imglish.shards.metadata import Metadata
 from imglish.shards.pack_texts import Texts
+from imglish.shards.picture_facts import picture_facts
 from imglish.shards.placement import Slot
 from imglish.shards.samples import U16, ImageSample, PairSample
 from imglish.shards.writer import ShardFacts, write_shard
@@ -134,14 +135,17 @@ class _Content:
             self.counts["duplicate_captions"] += captions.duplicates
             self.counts["capped_captions"] += captions.capped
             views, codes = _arrays("pair", key, image)
-            self.metadata.add_pair(key, members, captions.origins, captions.ids, codes)
-            yield PairSample(key, self._jpeg(image), captions.texts, captions.ids, views, codes)
+            jpeg = self._jpeg(image)
+            origins, facts = captions.origins, picture_facts(jpeg)
+            self.metadata.add_pair(key, members, origins, captions.ids, codes, captions.texts, facts)
+            yield PairSample(key, jpeg, captions.texts, captions.ids, views, codes)
 
     def images(self) -> Iterator[ImageSample]:
         for key, image, members in self._samples("image"):
             views, codes = _arrays("image", key, image)
-            self.metadata.add_image(key, members, codes)
-            yield ImageSample(key, self._jpeg(image), views, codes)
+            jpeg = self._jpeg(image)
+            self.metadata.add_image(key, members, codes, picture_facts(jpeg))
+            yield ImageSample(key, jpeg, views, codes)
 
     def _place(self, row: dict[str, Any]) -> None:
         place = (row["kind"], row["record_id"])

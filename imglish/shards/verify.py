@@ -171,6 +171,9 @@ def _metadata_faults(files: Files, shard: Shard) -> list[Fault]:
         table = pq.read_table(pa.BufferReader(data), schema=METADATA, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         return [Fault(shard.metadata.path, None, None, f"not a metadata table: {error}")]
+    missing = sorted(set(METADATA.names) - set(pq.read_schema(pa.BufferReader(data)).names))
+    if missing:
+        return [Fault(shard.metadata.path, None, None, f"has no column {missing[0]!r}: another release wrote it")]
     if metadata_digest(table) != shard.metadata.digest:
         return [Fault(shard.metadata.path, None, None, "its rows do not give the digest in the manifest")]
     return []

@@ -10,8 +10,10 @@ import numpy as np
 
 from imglish.digests import table_digest
 from imglish.records import DECISIONS, Split, table
+from imglish.shards.format import fold
 from imglish.shards.manifest import build_manifest
 from imglish.shards.metadata import Metadata, metadata_digest
+from imglish.shards.picture_facts import picture_facts
 from imglish.shards.samples import ImageSample, PairSample
 from imglish.shards.writer import ShardFacts, write_shard
 from imglish.stages import Receipt
@@ -56,7 +58,9 @@ class Shard:
         sample = pair(number, captions)
         survivor = member(source, number, language, (480, 320))
         self.pairs.append(sample)
-        self.metadata.add_occurrence("pair", sample.key, survivor, captions=len(captions))
+        facts = picture_facts(sample.jpeg)
+        text = "\n".join(fold(caption) for caption in captions)
+        self.metadata.add_occurrence("pair", sample.key, survivor, captions=len(captions), text=text, **facts)
         twin = member("images", 1000 + number, None, (480, 320), merged=True)
         self.metadata.add_occurrence("pair", sample.key, twin, captions=0)
         self.metadata.add_values("codes", "pair", survivor, sample.codes)
@@ -68,12 +72,13 @@ class Shard:
     def add_image(self, number: int) -> None:
         sample = image_sample(number)
         self.images.append(sample)
-        self.metadata.add_occurrence("image", sample.key, member("images", number, None, (100, 300)))
+        survivor, facts = member("images", number, None, (100, 300)), picture_facts(sample.jpeg)
+        self.metadata.add_occurrence("image", sample.key, survivor, **facts)
         self.metadata.add_values("codes", "image", member("images", number, None, None), sample.codes)
 
-    def add_document(self, number: int, length: int) -> None:
+    def add_document(self, number: int, length: int, source: str = "books") -> None:
         ids = document(number, length)
-        who = member("books", number, "de" if number % 2 else "en", None)
+        who = member(source, number, "de" if number % 2 else "en", None)
         self.metadata.add_occurrence("text", key(number, "d"), who, start=0, length=length)
         self.metadata.add_values("ids", "text", who, ids)
         self.metadata.add_values("document_ids", "text", who, length)
@@ -121,6 +126,38 @@ def _pair_source(number: int) -> str:
     return "drawn" if number % 4 else "rare"
 
 
+def planted(root: Path) -> Path:
+    """A corpus with five faults: each is a finding (`test_planted_faults_are_findings_on_the_first_screen`)."""
+    store, shard = Store(root), Shard("train")
+    for number in range(30):
+        shard.add_pair(number, "drawn", "en", [f"caption {number}"])
+    for number in range(30, 60):
+        shard.add_pair(number, "web", "en" if number % 2 else "fr", [f"caption {number}"])
+    for number in range(60, 68):
+        shard.add_image(number)
+    for number in range(30):
+        shard.add_document(number, 60, "books")
+    for number in range(500):
+        member_of = member("web", 5000 + number, "en", (480, 320))
+        key_of = shard.pairs[number % 60].key
+        shard.metadata.add_occurrence("pair", key_of, {**member_of, "merged": True}, captions=1, text="Image")
+    _use_codes(shard, 62)
+    rows = decisions(60, 8, 30) + [decision("web", 6000 + n, "pair", "keep") for n in range(30)]
+    leak = {"score": 0.97, "threshold": 0.8, "detail": "its picture is 000123.jpg of evaluation set coco-test"}
+    rows.append(decision("web", 9000, "pair", "drop", "contaminated@1", fired=0b1000, **leak))
+    match = {"evaluation": [{"name": "coco-test", "path": "coco/test", "texts": ["caption"]}]}
+    match["leak"] = {"similarity": 0.8, "radius": 8, "containment": 0.5, "min_words": 5}
+    return _sealed(store, [shard], rows, recipe={"match": match})
+
+
+def _use_codes(shard: Shard, used: int) -> None:
+    """Make the histogram of codes one of `used` different codes, whatever the pictures have."""
+    for name in [name for name in shard.metadata._values if name[0] == "codes"]:
+        shard.metadata._values[name] = [values % used for values in shard.metadata._values[name]]
+    who = member("drawn", 0, "en", None)
+    shard.metadata.add_values("codes", "pair", who, np.arange(used))
+
+
 def corpus(root: Path, shards: int = 2, pairs: int = 24, images: int = 6, texts: int = 5) -> Path:
     """The corpus in `shards` train shards and one of validation; the path of its manifest."""
     store = Store(root)
@@ -133,10 +170,14 @@ def corpus(root: Path, shards: int = 2, pairs: int = 24, images: int = 6, texts:
         made[number % len(made)].add_image(number)
     for number in range(texts):
         made[number % len(made)].add_document(number, 100 * (number + 1))
-    rows = table(decisions(pairs, images, texts), DECISIONS)
+    return _sealed(store, made, decisions(pairs, images, texts))
+
+
+def _sealed(store: Store, shards: Sequence[Shard], decided: Sequence[dict[str, Any]], **more: Any) -> Path:
+    rows = table(list(decided), DECISIONS)
     output = store.put_table("tables", rows)
     files = [{"path": output.path, "sha256": output.sha256, "bytes": output.bytes}]
-    about = facts(decisions={"digest": table_digest(rows, ["source", "row"]), "files": files, "rules": RULES})
-    manifest = build_manifest([shard.put(store) for shard in made], name="small", version="1", **about)
+    about = facts(decisions={"digest": table_digest(rows, ["source", "row"]), "files": files, "rules": RULES}, **more)
+    manifest = build_manifest([shard.put(store) for shard in shards], name="small", version="1", **about)
     store.put_as("manifest.json", manifest.to_json())
-    return root / "manifest.json"
+    return store.path("manifest.json")

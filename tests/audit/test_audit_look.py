@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from imglish.audit.choice import choose
-from imglish.audit.look import _Font, _Sheet, contact_sheet
+from imglish.audit.look import Font, _Sheet, contact_sheet
 from imglish.audit.tables import Tables
 from imglish.errors import ImglishError
 from imglish.shards import open_corpus
@@ -59,7 +59,7 @@ def test_the_first_caption_that_the_font_covers_is_shown() -> None:
 
 
 def test_long_captions_are_cut_to_their_lines() -> None:
-    sheet, font = _Sheet("title", "subtitle", 4), _Font()(14)
+    sheet, font = _Sheet("title", "subtitle", 4), Font()(14)
     for text in ("word " * 200, "x" * 1000, "two words"):
         lines = sheet._wrap(text, font, 200, 3)
         assert len(lines) <= 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from collections import Counter
 from html.parser import HTMLParser
@@ -14,7 +15,9 @@ import pytest
 
 from imglish.audit.report import report
 from imglish.errors import ImglishError, ManifestError, StorageError
-from tests.audit.audit_helpers import HOSTILE, corpus
+from imglish.shards.manifest import load_manifest, reissue
+from imglish.storage import Store
+from tests.audit.audit_helpers import HOSTILE, corpus, planted
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
@@ -133,7 +136,7 @@ def test_another_seed_changes_the_contact_sheet_and_no_number(copied: Path, tmp_
 
 def test_numbers_do_not_depend_on_the_number_of_shards(made: tuple[str, Any], tmp_path: Path) -> None:
     other = dict(report(str(corpus(tmp_path / "five", shards=5)), str(tmp_path / "report.html")).values)
-    moved = ("identity", "samples", "contact_sheet")
+    moved = ("identity", "samples", "contact_sheet", "plan", "packing", "rebuild")
     assert {name: value for name, value in made[1].items() if name not in moved} == {
         name: value for name, value in other.items() if name not in moved
     }
@@ -164,19 +167,20 @@ def test_the_funnel_counts_what_was_decided(made: tuple[str, Any]) -> None:
 
 def test_the_balance_counts_survivors_captions_and_ids(made: tuple[str, Any]) -> None:
     values = made[1]
-    assert values["pair"]["source"]["drawn"]["samples"] == 18
-    assert values["pair"]["source"]["images"] == {
+    assert values["pairs"]["source"]["drawn"]["samples"] == 18
+    assert values["pairs"]["source"]["images"] == {
         "samples": 0, "occurrences": 24, "captions": 0, "ids": 0, "codes": 0, "share": 0.0,
+        "languages": {},
     }  # fmt: skip
-    assert values["pair"]["captions"] == 24 + len(HOSTILE)
-    assert values["pair"]["ids"] == 24 * 3 + len(HOSTILE) * 4
-    assert values["pair"]["language"]["fr"]["share"] == round(1 / 24, 6)
-    assert values["pair"]["licence"]["not stated"]["samples"] == 6
-    assert values["image"]["codes"] == 6 * 2 * 4
-    assert values["text"]["language"]["de"] == {"documents": 2, "occurrences": 2, "ids": 600, "share": 0.4}
+    assert values["pairs"]["captions"] == 24 + len(HOSTILE)
+    assert values["pairs"]["ids"] == 24 * 3 + len(HOSTILE) * 4
+    assert values["pairs"]["language"]["fr"]["share"] == round(1 / 24, 6)
+    assert values["pairs"]["licence"]["not stated"]["samples"] == 6
+    assert values["images"]["codes"] == 6 * 2 * 4
+    assert values["texts"]["language"]["de"] == {"documents": 2, "occurrences": 2, "ids": 600, "share": 0.4}
     assert values["lengths"]["document_ids"]["p50"] == 300
-    assert values["images"]["short_side"]["count"] == 30
-    assert [values["images"]["aspect_thousandths"][name] for name in ("min", "max")] == [333, 1500]
+    assert values["pictures"]["short_side"]["count"] == 30
+    assert [values["pictures"]["aspect_thousandths"][name] for name in ("min", "max")] == [333, 1500]
     assert values["codes"]["count"] == 30 * 2 * 4
     assert values["codes"]["used"] + values["codes"]["dead"] == 64
 
@@ -218,3 +222,59 @@ def test_a_missing_library_names_the_extra(
     with pytest.raises(ImglishError, match=rf"{library} .* pip install 'imglish\[audit\]'"):
         report(str(copied), str(tmp_path / "report.html"))
     assert not (tmp_path / "audit.json").exists()
+
+
+def test_planted_faults_are_findings(tmp_path: Path) -> None:
+    values = report(str(planted(tmp_path)), str(tmp_path / "report.html")).values
+    assert {finding["name"]: finding["text"] for finding in values["findings"]} == {
+        "source_lost": "Source tiny lost 100.0% of its 10 image occurrences, 8 of them to image_size@1.",
+        "contaminated": "Copies of evaluation set coco-test were in the sources: 1 pair occurrences were dropped.",
+        "repeated_captions": "Captions that repeat: “Image” (500).",
+        "dead_codes": "2 of 64 codes (3.1%) are never used.",
+        "source_one_language": "Sources of kind pair all in one language: drawn (en).",
+        "licence_unknown": "No licence is stated for 30 of kind pair, 8 of kind image, 30 of kind text.",
+    }
+    assert values["contamination"]["matches"] == [
+        {
+            "source": "web", "row": "9000", "kind": "pair", "score": 0.97, "threshold": 0.8, "set": "coco-test",
+            "detail": "its picture is 000123.jpg",
+        }
+    ]  # fmt: skip
+    assert len(values["contamination"]["unchecked"]) == 5
+
+
+def test_a_manifest_of_a_newer_format_is_refused(copied: Path, tmp_path: Path) -> None:
+    copied.write_text(copied.read_text().replace('"format_version":1', '"format_version":2'))
+    with pytest.raises(ManifestError, match=r"format_version 2 is newer than 1.*update imglish"):
+        report(str(copied), str(tmp_path / "out" / "report.html"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_table_of_another_release_is_named(copied: Path, tmp_path: Path) -> None:
+    store, manifest = Store(copied.parent), load_manifest(str(copied))
+    entries = [shard.model_dump(mode="json") for shard in manifest.shards]
+    for entry in entries:
+        rows = store.read_table(entry["metadata"]["path"]).drop_columns(["text"])
+        output = store.put_table("shards", rows)
+        entry["metadata"] |= {"path": output.path, "sha256": output.sha256, "bytes": output.bytes}
+    store.put_as("manifest.json", reissue(manifest, shards=entries).to_json())
+    with pytest.raises(ManifestError, match=r"metadata of shard 0.* has no column 'text': another release wrote it"):
+        report(str(copied), str(tmp_path / "report.html"))
+
+
+def test_a_disk_that_fills_up_leaves_no_half_report(copied: Path, tmp_path: Path) -> None:
+    """A real limit of the operating system, in a process of its own: audit.json fits, the page does not."""
+    script = (
+        "import resource, signal, sys; from imglish.audit.report import report\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))\n"
+        "report(sys.argv[1], sys.argv[2])"
+    )
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "audit.json").write_text("{}")
+    command = [sys.executable, "-c", script, str(copied), str(tmp_path / "out" / "report.html")]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert "StorageError: cannot write under" in ran.stderr
+    assert "File too large" in ran.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["audit.json"]
+    assert (tmp_path / "out" / "audit.json").read_text() == "{}"

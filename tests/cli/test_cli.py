@@ -118,8 +118,14 @@ def test_plan_audit_look_and_gc_work_on_a_built_corpus(
     assert "nothing to do; the manifest is up to date" in capsys.readouterr().out
     assert run(monkeypatch, "audit", manifest) == 0
     assert (manifest.parent / "report.html").read_text().startswith("<!DOCTYPE html>")
-    assert run(monkeypatch, "look", manifest, "--seed", "1") == 0
+    assert run(monkeypatch, "look", manifest, "--seed", "1", "-o", manifest.parent / "look.png") == 0
     assert (manifest.parent / "look.png").read_bytes().startswith(b"\x89PNG")
+    assert run(monkeypatch, "audit", manifest, "--index") == 0
+    assert list((manifest.parent / "look").glob("words-*.parquet"))
+    card = manifest.parent / "README.md"
+    assert run(monkeypatch, "croissant", manifest, "--card", card) == 0
+    assert card.read_text().startswith("---\npretty_name: ")
+    assert json.loads((manifest.parent / "croissant.json").read_bytes())["@type"] == "sc:Dataset"
     (manifest.parent / "tables" / ".tmp-x").write_bytes(b"left")
     assert run(monkeypatch, "gc", recipe, "--dry-run") == 0
     assert "would remove 1 files" in capsys.readouterr().out
@@ -284,6 +290,7 @@ def test_a_wrong_input_is_one_clear_line(
         "merge",
         "audit",
         "look",
+        "croissant",
         "train",
         "replay",
         "gc",

@@ -114,6 +114,7 @@ def test_a_remote_corpus_is_built_once_collected_verified_and_read(first: Recipe
 def test_the_command_line_takes_urls(remote: Recipe, tmp_path: Path) -> None:
     """In a process of its own, which finds the store by its variables."""
     manifest = Store(remote.work).url(MANIFEST)
-    for arguments in (["verify", manifest], ["look", manifest], ["diff", manifest, manifest]):
+    sheet = Store(remote.work).url("look.png")
+    for arguments in (["verify", manifest], ["look", manifest, "-o", sheet], ["diff", manifest, manifest]):
         subprocess.run([sys.executable, "-m", "imglish", *arguments], check=True, stdout=subprocess.DEVNULL)
     assert Store(remote.work).read("look.png").startswith(b"\x89PNG")
