@@ -213,7 +213,7 @@ def test_decisions_are_the_same_under_every_engine_and_in_any_order_of_files(
     with engine(workers=workers, memory="2GB", scratch=str(root / "scratch")) as opened:
         assert decided(made, opened, shuffled=workers).digest == expected.digest
     rules = set(spoken(expected).values())
-    assert rules >= {"contaminated@1", "near_image@1", "near_text@1", "normal_text@1", "pixels@1"}
+    assert rules >= {"contaminated@1", "near_image@1", "near_text@1", "pixels@1"}
 
 
 def test_near_duplicates_never_straddle_the_splits(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
@@ -40,6 +41,8 @@ GRAM_WORDS = 13
 """Words of a run that two texts share by copying rather than by chance (GPT-3, Marin: 13)."""
 _PICTURES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"))
 
+_BATCH = 1024
+"""Texts whose words are read at once."""
 _LINES = (".jsonl", ".ndjson")
 
 EVALUATION = pa.schema(
@@ -112,12 +115,21 @@ class EvaluationTask:
         commit = Commit(self.store, FOLDER, STAGE, unit.id)
         name, path = unit.spec["name"], Path(unit.spec["path"])
         columns = (unit.params["image"], tuple(unit.params["texts"]))
-        rows, bad = [], 0
+        rows: list[dict[str, Any]] = []
+        texts: list[Item] = []
+        bad = 0
         for item in _items(name, path, *columns):
+            if item.payload is None:
+                texts.append(item)
+                if len(texts) == _BATCH:
+                    rows += _text_rows(texts)
+                    texts = []
+                continue
             try:
-                rows.append(_row(item, unit.spec["max_pixels"]))
+                rows.append(_picture_row(item, unit.spec["max_pixels"]))
             except ImageError:
                 bad += 1
+        rows += _text_rows(texts)
         if not rows:
             raise SourceError(
                 f"evaluation set {name!r}: {path} holds no picture that can be decoded and no text "
@@ -131,15 +143,20 @@ class EvaluationTask:
         return commit({"items": self.store.put_table(f"{FOLDER}/evaluation", table)}, counts)
 
 
-def _row(item: Item, max_pixels: int) -> dict[str, Any]:
+def _picture_row(item: Item, max_pixels: int) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(EVALUATION.names) | {"item": item.name}
-    if item.payload is not None:
-        return row | probe_with(item.payload, max_pixels, _picture)[1]
-    words = read_words([item.text or ""])
-    count, grams = len(words.hashes), None
-    if count >= GRAM_WORDS:
-        grams = as_set(shingles_of(words, GRAM_WORDS).hashes).astype("<u8").tobytes()
-    return row | {"words": count, "normal": normal_digest(words.forms[0]), "grams": grams}
+    return row | probe_with(item.payload or b"", max_pixels, _picture)[1]
+
+
+def _text_rows(items: Sequence[Item]) -> list[dict[str, Any]]:
+    words = read_words([item.text or "" for item in items])
+    runs = shingles_of(words, GRAM_WORDS)
+    rows = []
+    for number, (item, count) in enumerate(zip(items, np.diff(words.starts).tolist(), strict=True)):
+        grams = as_set(runs.of(number)).astype("<u8").tobytes() if count >= GRAM_WORDS else None
+        said = {"words": count, "normal": normal_digest(words.forms[number]), "grams": grams}
+        rows.append(dict.fromkeys(EVALUATION.names) | {"item": item.name} | said)
+    return rows
 
 
 def _picture(image: Image.Image) -> dict[str, Any]:

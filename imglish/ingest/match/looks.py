@@ -190,7 +190,7 @@ def part_similarity(left: Thumbnail, right: Thumbnail) -> float:
 
     A part is an eighth by an eighth, the best of nine shifts by up to one pixel of 32, after the second picture is
     matched in brightness by a factor from 0.8 to 1.25. Its mean colour may differ by 8 levels of 255 and its mean grey
-    by 20 (copies of photographs: 7.7 and 20.5 at most, of crops); each further level costs 0.05 and 0.033. So flags
+    by 24 (copies of photographs: about 8 and 26 at most, of crops); each further level costs 0.05 and 0.033. So flags
     and drawings of which one part differs are two, however small its share is.
     """
     grey, other = left.grey.astype(np.float64), right.grey.astype(np.float64)
@@ -205,7 +205,7 @@ def part_similarity(left: Thumbnail, right: Thumbnail) -> float:
 
 _SHIFT, _BLOCKS, _NOISE = 2, 8, 60.0
 _COLOUR_NOISE, _COLOUR_SPAN = 8.0, 20.0
-_GREY_NOISE, _GREY_SPAN = 20.0, 30.0
+_GREY_NOISE, _GREY_SPAN = 24.0, 30.0
 
 
 def _halved(picture: Thumbnail) -> F64:
