@@ -275,13 +275,16 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _repeated_sources(self) -> Recipe:
+    def _named_sources(self) -> Recipe:
         kinds = {source.name: source.kind for source in self.source}
-        for name in self.pack.repeat:
+        named = [("pack.repeat", name) for name in self.pack.repeat]
+        named += [(f"decide.alarm_accept.{rule}", name) for rule, of in self.decide.alarm_accept.items() for name in of]
+        for key, name in named:
             if name not in kinds:
                 near = difflib.get_close_matches(name, kinds, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"the sources are {', '.join(sorted(kinds))}"
-                raise ValueError(f"pack.repeat names {name!r}, which is no source; {hint}")
+                raise ValueError(f"{key} names {name!r}, which is no source; {hint}")
+        for name in self.pack.repeat:
             if kinds[name] == "text":
                 raise ValueError(f"pack.repeat names {name!r}, a source of text; only pairs and images are repeated")
         return self

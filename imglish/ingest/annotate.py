@@ -29,7 +29,7 @@ from imglish.ingest.match.shingles import UNSPACED
 from imglish.records import ANNOTATIONS, pack_json, table, unpack_json
 from imglish.shards.images import probe_with
 from imglish.stages import Commit, Receipt, Unit
-from imglish.storage import Output, Store
+from imglish.storage import LOOKUP_ROWS, Output, Store
 
 STAGE = "annotate"
 VERSION = 3
@@ -63,7 +63,7 @@ class AnnotateTask:
             annotated = [_annotate(row, unit.spec["max_pixels"]) for row in landed]
             rows += [measured for measured, _ in annotated]
             prints.append(_fingerprints(landed, annotated))
-        output = self.store.put_table(f"{FOLDER}/{STAGE}", table(rows, ANNOTATIONS))
+        output = self.store.put_table(f"{FOLDER}/{STAGE}", table(rows, ANNOTATIONS), group_rows=LOOKUP_ROWS)
         found = self.store.put_table(f"{FOLDER}/fingerprints", pa.concat_tables([FINGERPRINTS.empty_table(), *prints]))
         readable = [row for row in rows if row["status"] == "ok"]
         counts = {
