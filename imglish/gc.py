@@ -3,8 +3,8 @@
     removed, pending = collect(recipe)        # {"tables/decide/3f...parquet": 41822, ...}, sizes in bytes
 
 A walk through the pipeline reads the receipt of every finished unit; those receipts and their outputs are
-alive, as are the manifest's files, what its trail names, and the lock's models. While a build is unfinished (`pending`), nobody can
-say which finished units its later stages will ask for, so only temporary files go.
+alive, as are the manifest's files, what its trail names, and the lock's models. While a build is unfinished
+(`pending`), nobody can say which finished units its later stages will ask for, so only temporary files go.
 """
 
 from __future__ import annotations

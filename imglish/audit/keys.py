@@ -1,8 +1,8 @@
 """What a person may call a record by: its id, an occurrence, or a URL; which occurrences that names.
 
-    named = resolve(opened, "9f3c")                    # record id in hex, or its first digits
-    named = resolve(opened, "foods/17")                # source/row
-    named = resolve(opened, "https://example.org/a.jpg")       # exact; with * or ? it lists candidates
+named = resolve(opened, "9f3c")                    # record id in hex, or its first digits
+named = resolve(opened, "foods/17")                # source/row
+named = resolve(opened, "https://example.org/a.jpg")       # exact; with * or ? it lists candidates
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     rows.column("place")                                # their numbers in the file
 
 Of every row group the statistics are looked at first, then the one column that is asked about, and only where that has
-a hit the other columns. Tables that decide writes are sorted by record id, so an id costs one column of one group; a row
-reference or a URL costs that column of the files of its source.
+a hit the other columns. Tables that decide writes are sorted by record id, so an id costs one column of one group; a
+row reference or a URL costs that column of the files of its source.
 """
 
 from __future__ import annotations

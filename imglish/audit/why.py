@@ -165,7 +165,9 @@ def _leaks(opened: Opened, one: Named) -> list[Story]:
     if path is None:
         return []
     rows = opened.store.read_table(path).to_pylist()
-    return [{k: row[k] for k in ("side", "score", "set", "item", "detail")} for row in rows if row["place"] == one.place]
+    return [
+        {k: row[k] for k in ("side", "score", "set", "item", "detail")} for row in rows if row["place"] == one.place
+    ]
 
 
 def _survivor(opened: Opened, decision: Story) -> Story | None:
@@ -179,11 +181,12 @@ def _survivor(opened: Opened, decision: Story) -> Story | None:
 
 def _matches(opened: Opened, record: bytes) -> list[Story]:
     """Verified matches with other records, whether they decided or not, best first."""
-    edges: list[Story] = []
-    for path in opened.trail.edges:
-        for side, other in (("a", "b"), ("b", "a")):
-            for row in find_rows(opened.store, path, side, OneOf([record]), EDGES.names).to_pylist():
-                edges.append({"record": row[other], **{k: row[k] for k in ("method", "score", "containment")}})
+    edges: list[Story] = [
+        {"record": row[other], **{name: row[name] for name in ("method", "score", "containment")}}
+        for path in opened.trail.edges
+        for side, other in (("a", "b"), ("b", "a"))
+        for row in find_rows(opened.store, path, side, OneOf([record]), EDGES.names).to_pylist()
+    ]
     others = _verdicts(opened, [edge["record"] for edge in edges])
     edges.sort(key=lambda edge: (-edge["score"], edge["record"], edge["method"]))
     return [edge | {"record": _hex(edge["record"]), "occurrences": others.get(edge["record"], [])} for edge in edges]
@@ -241,5 +244,3 @@ def _document(members: Sequence[Story]) -> Story:
     start, length = members[0]["start"], members[0]["length"]
     blocks = list(range(start // BLOCK_IDS, (start + max(1, length) - 1) // BLOCK_IDS + 1))
     return {"rows": blocks, "tombstone": False, "captions": []}
-
-

@@ -122,12 +122,12 @@ def _samples(story: Mapping[str, Any]) -> Iterator[str]:
             gone = "removed by a tombstone" if one["tombstone"] else "not found"
             yield f"in the corpus: {gone} in shard {one['shard']} ({one['path']}), {one['kind']} {one['key']}"
             continue
-        word, numbers = "blocks" if one["kind"] == "text" else "row", one["rows"]
+        word, numbers = "block" if one["kind"] == "text" else "row", one["rows"]
         rows = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
         yield f"in the corpus: {one['split']} split, shard {one['shard']} ({one['path']}), {one['kind']} {word} {rows}"
-        for member in one["occurrences"]:
+        for member in sorted(one["occurrences"], key=lambda member: bool(member["merged"])):
             how = "merged" if member["merged"] else "survivor"
-            captions = "" if not member["captions"] else f", {member['captions']} captions"
+            captions = "" if not member["captions"] else f", captions: {member['captions']}"
             yield f"  {how:<9} {_text(member['source'] + '/' + member['row'])}{captions}"
         for place, caption in enumerate(one["captions"][:_CAPTIONS], 1):
             yield _line(f"caption {place}", _text(caption))

@@ -108,7 +108,9 @@ def read_trail(data: bytes, origin: str) -> Trail:
         values |= {name: tuple(values[name]) for name in ("rules", "later_rules", "edges")}
         return Trail(**values, files=files)
     except (ValueError, KeyError, TypeError) as error:
-        raise ManifestError(f"{origin} is no trail of decisions ({error}); make it again with 'imglish build'") from None
+        raise ManifestError(
+            f"{origin} is no trail of decisions ({error}); make it again with 'imglish build'"
+        ) from None
 
 
 def open_trail(path: str) -> Opened:
