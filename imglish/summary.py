@@ -17,6 +17,7 @@ from imglish.audit.common import clean
 from imglish.records import KINDS, SPLITS
 
 if TYPE_CHECKING:
+    from imglish.audit.precision import Precision
     from imglish.ingest.changes import Changes
     from imglish.ingest.tally import Verdicts
     from imglish.pipeline import BuildResult, DecideResult
@@ -51,12 +52,24 @@ def changes_summary(changes: Changes) -> str:
     parts = [head, _table("changes", ("source", "kind", "change", "rule", "count"), rows, left=4)]
     names = dict.fromkeys(row.change for row in changes.rows)
     parts.append("; ".join(f"{name}: {changes.total(name):,}" for name in names))
-    parts.append("for example, each to be asked for with 'imglish why':")
-    parts += [
-        f"  {row.change}{f' by {row.rule}' if row.rule else ''}: {', '.join(clean(key, 80) for key in row.examples)}"
-        for row in changes.rows
-    ]
+    parts.append("for example, to be asked for with 'imglish why':")
+    examples: dict[str, list[str]] = {}
+    for row in changes.rows:
+        examples.setdefault(f"{row.change} by {row.rule}" if row.rule else row.change, []).extend(row.examples[:1])
+    parts += [f"  {what}: {', '.join(clean(key, 80) for key in keys[:3])}" for what, keys in examples.items()]
     return "\n".join(parts)
+
+
+def precision_summary(found: Sequence[Precision]) -> str:
+    """One row per rule: labels, the share that is right with its interval, and what the labels speak for."""
+    heads = ("rule", "right", "wrong", "unsure", "precision", "95 %", "of decisions")
+    rows = []
+    for one in found:
+        share = "" if one.precision is None else f"{one.precision:.1%}"
+        interval = "" if one.low is None or one.high is None else f"{one.low:.1%} to {one.high:.1%}"
+        spoken = f"{one.covered:,} of {one.decisions:,}"
+        rows.append((one.rule, *(str(n) for n in (one.right, one.wrong, one.unsure)), share, interval, spoken))
+    return _table("precision", heads, rows)
 
 
 def train_summary(result: RunResult) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,6 +16,7 @@ from imglish.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
     from imglish.ingest.changes import Changes
+    from imglish.ingest.trail import Opened
     from imglish.pipeline import DecideResult
 
 StoryArgument = Annotated[
@@ -140,3 +142,59 @@ def _show(result: DecideResult, changed: Changes | None, dry_run: bool) -> None:
         typer.echo("the corpus is as decided" if same else "shards and manifest follow with 'imglish build'")
     elif result.alarm is not None:
         typer.echo(f"a build would stop: {result.alarm}")
+
+
+@app.command()
+def sample_decisions(
+    manifest: StoryArgument,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="Folder for index.html and labels.csv.")] = None,
+    labels: Annotated[str | None, typer.Option(help="CSV that the page saved: compute precision by rule.")] = None,
+    each: Annotated[int, typer.Option(min=1, help="Most decisions of one source, rule and verdict.")] = 10,
+    seed: Annotated[int, typer.Option(help="Another seed draws others.")] = 0,
+    rule: Annotated[list[str] | None, typer.Option(help="Only of this rule, with or without version.")] = None,
+    source: Annotated[list[str] | None, typer.Option(help="Only of this source.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything as one JSON object.")] = False,
+) -> None:
+    """Draw decisions to label by source, rule and verdict, as a page that works from disk; or read the labels back.
+
+    The page shows pictures, captions or texts beside the record that they were compared with, takes right, wrong or
+    unsure, and saves labels.csv. With --labels the precision of every rule is computed, weighted by the strata.
+    """
+    from imglish.ingest.trail import open_trail
+
+    if (output is None) == (labels is None):
+        raise typer.BadParameter("give -o FOLDER to draw a sample, or --labels CSV to read its labels")
+    opened = open_trail(manifest)
+    if labels is None:
+        assert output is not None
+        _draw(opened, output, each, seed, rule or (), source or (), as_json)
+    else:
+        _measure(opened, labels, as_json)
+
+
+def _draw(
+    opened: Opened, folder: str, each: int, seed: int, rules: Sequence[str], sources: Sequence[str], as_json: bool
+) -> None:
+    from imglish.audit.labels_page import write_sample
+
+    page, items = write_sample(opened, folder, each, seed, rules, sources)
+    strata = {item.stratum: item.of for item in items}
+    if as_json:
+        rows = [{**stratum._asdict(), "decisions": size} for stratum, size in strata.items()]
+        typer.echo(json.dumps({"page": page, "items": len(items), "strata": rows}, ensure_ascii=False))
+        return
+    typer.echo(f"{len(items)} of {sum(strata.values()):,} decisions, in {len(strata)} strata")
+    typer.echo(page)
+
+
+def _measure(opened: Opened, labels: str, as_json: bool) -> None:
+    from imglish.audit.labels import count_strata
+    from imglish.audit.precision import precision, read_labels
+    from imglish.summary import precision_summary
+
+    strata = count_strata(opened)
+    found = precision(read_labels(labels, opened.trail.decisions, strata), strata)
+    if as_json:
+        typer.echo(json.dumps({"decisions": opened.trail.decisions, "rules": [one.to_json() for one in found]}))
+    else:
+        typer.echo(precision_summary(found))
