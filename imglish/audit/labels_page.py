@@ -48,7 +48,7 @@ def write_sample(
 def render(items: Collection[Item], name: str, decisions: str, seed: int) -> str:
     """The page of some items."""
     jinja2 = require("jinja2")
-    room = resources.files("imglish.audit")
+    room = resources.files("imglish.audit") / "templates"
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
