@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from imglish.digests import sort_rows
 from imglish.ingest.trail import Trail, TrailFile
 from imglish.storage import Store
 
@@ -23,6 +24,7 @@ EXAMPLES = 3
 """Occurrences named for each kind of change."""
 _WORDS = {"keep": "kept", "merge": "merged", "drop": "dropped"}
 _COLUMNS = ["source", "row", "kind", "verdict", "rule", "edits", "sample_id", "split"]
+_NAME = ["source", "row"]
 _CHANGED = ("verdict", "rule", "edits", "sample_id", "split")
 
 
@@ -69,6 +71,8 @@ def changes(store: Store, old: Trail, new: Trail) -> Changes:
 def _pairs(store: Store, old: TrailFile, new: TrailFile) -> pa.Table:
     """The rows of one landing file that differ: source, kind, change, rule, key."""
     left, right = (store.read_table(file.decisions, _COLUMNS) for file in (old, new))
+    if not left.select(_NAME).equals(right.select(_NAME)):  # `imglish forget` put some rows elsewhere
+        left, right = (sort_rows(rows, _NAME) for rows in (left, right))
     differs = pa.chunked_array([pa.array([False] * left.num_rows)])
     for name in _CHANGED:
         same = pc.fill_null(pc.equal(left[name], right[name]), False)

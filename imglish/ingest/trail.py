@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from imglish.digests import canonical_json
@@ -135,6 +135,14 @@ def open_trail(path: str) -> Opened:
             "or run 'imglish build' once more"
         )
     return Opened(text, store, read_trail(found, store.url(mine)), manifest)
+
+
+def follow(store: Store, moved: Mapping[str, str]) -> None:
+    """Let every trail name landing files by their new paths; before the old ones go, so that none leads nowhere."""
+    for path in [path for path in store.files(FOLDER) if path.endswith(".json")]:
+        trail = read_trail(store.read(path), store.url(path))
+        files = tuple(replace(file, landing=moved.get(file.landing, file.landing)) for file in trail.files)
+        write_trail(store, replace(trail, files=files))
 
 
 def part_paths(manifest: Manifest, path: str) -> Sequence[str]:
