@@ -18,7 +18,7 @@ from typing import Any
 
 from imglish.digests import canonical_json, json_digest
 from imglish.errors import AlarmError, LockError, SourceError, StageError
-from imglish.ingest.alarm import alarm, check_accepted, wiped_out
+from imglish.ingest.alarm import WipedOut, alarm, check_accepted, wiped_out
 from imglish.ingest.annotate import AnnotateTask, annotate_units
 from imglish.ingest.decide import decide
 from imglish.ingest.land import land, landing_files
@@ -70,6 +70,7 @@ class DecideResult:
     landed_bytes: dict[str, int]
     verdicts: list[Verdicts]
     warnings: list[str]
+    wiped_out: list[WipedOut]
     alarm: str | None
 
 
@@ -108,7 +109,8 @@ class Pipeline:
         trail, tallies = self._tallied(self._decided())
         found, warnings = verdicts(counts_of(tallies)), rule_errors(counts_of(tallies))
         path = self.store.url(trail_path(trail.decisions))
-        return DecideResult(trail, path, self.seconds, self._landed_bytes(), found, warnings, self._alarm(trail, found))
+        wiped, landed = wiped_out(found, self.recipe.decide), self._landed_bytes()
+        return DecideResult(trail, path, self.seconds, landed, found, warnings, wiped, self._alarm(trail, wiped))
 
     def walk(self) -> tuple[WatchedStore, PendingError | AlarmError | None]:
         """Go through the stages without working: the files read, and the first work that is missing or the alarm."""
@@ -196,13 +198,12 @@ class Pipeline:
                 write_trail(self.store, trail)
         return trail, tallies
 
-    def _alarm(self, trail: Trail, found: Sequence[Verdicts]) -> str | None:
-        wiped = wiped_out(found, self.recipe.decide)
+    def _alarm(self, trail: Trail, wiped: Sequence[WipedOut]) -> str | None:
         opened = Opened(self.store.url(trail_path(trail.decisions)), self.store, trail, None)
         return alarm(wiped, opened, self.recipe.decide.alarm_share) if wiped else None
 
     def _stop_at_alarm(self, trail: Trail, found: Sequence[Verdicts], warnings: Sequence[str]) -> None:
-        said = self._alarm(trail, found)
+        said = self._alarm(trail, wiped_out(found, self.recipe.decide))
         if said is not None:
             for warning in warnings:
                 self.note(f"WARNING: {warning}")

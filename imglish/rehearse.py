@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from imglish.errors import ImglishError, RecipeError, StageError
+from imglish.ingest.alarm import alarm
 from imglish.ingest.changes import Changes, changes
 from imglish.ingest.match.stage import lowered
 from imglish.ingest.rules import FAMILIES
@@ -49,6 +50,8 @@ def rehearse(before: Recipe, after: Recipe, engine: Engine | None = None) -> Reh
         store, quiet = Overlay(before.work, folder), _Rehearsal(engine or InlineEngine())
         old = corpus_trail(store) or _decided(before, store, quiet).trail
         result = _decided(after, store, quiet)
+        wiped = result.wiped_out
+        result.alarm = alarm(wiped, None, after.decide.alarm_share) if wiped else None  # no trail stays to ask
         return Rehearsed(changes(store, old, result.trail), result)
 
 

@@ -10,6 +10,7 @@ with a wrong threshold does the same in silence. Whoever means it says so with `
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,23 +74,30 @@ def check_accepted(recipe: Recipe) -> None:
             raise RecipeError(f"unknown key decide.alarm_accept.{name}; {hint}")
 
 
-def alarm(found: Sequence[WipedOut], opened: Opened, share: float) -> str:
-    """What stopped the build, with commands that show examples, and how to accept it."""
+def alarm(found: Sequence[WipedOut], opened: Opened | None, share: float) -> str:
+    """What stops a build, with commands that show examples unless nothing is written, and how to accept it."""
     lines = [
         f"{one.rule} drops {one.count:,} of {one.total:,} occurrences of source {one.source} "
-        f"({one.count / one.total:.1%}), more than decide.alarm_share = {share:.0%} allows; see "
-        + " and ".join(f"'imglish why {opened.path} {key}'" for key in _examples(opened, one))
+        f"({one.count / one.total:.1%}), more than decide.alarm_share = {share:.0%} allows"
+        + ("" if opened is None else f"; see {_commands(opened, one)}")
         for one in found
     ]
     accepted: dict[str, list[str]] = {}
     for one in found:
         accepted.setdefault(one.name, []).append(one.source)
     words = " ".join(f"'decide.alarm_accept.{name}={_toml(sources)}'" for name, sources in accepted.items())
-    return "\n  ".join([*lines, f"stopped before tokenizing; change the rule, or if this is meant accept it: {words}"])
+    stopped = "" if opened is None else "stopped before tokenizing; "
+    return "\n  ".join([*lines, f"{stopped}change the rule, or if this is meant accept it: {words}"])
 
 
 def _toml(names: Sequence[str]) -> str:
     return "[" + ", ".join(f'"{name}"' for name in names) + "]"
+
+
+def _commands(opened: Opened, one: WipedOut) -> str:
+    """Commands for examples; a name that could play with the terminal is spelled with escapes."""
+    keys = [key if key.isprintable() else key.encode("unicode_escape").decode() for key in _examples(opened, one)]
+    return " and ".join(f"`imglish why {opened.path} {shlex.quote(key)}`" for key in keys)
 
 
 def _examples(opened: Opened, one: WipedOut) -> list[str]:

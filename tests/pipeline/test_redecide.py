@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,8 @@ def test_a_rule_that_takes_a_source_stops_the_build_until_it_is_accepted(decided
     assert "not to be built as it is: text_length@1 drops" in plan(made, Terms(workers=1)).state
     dead, pending = collect(made, dry_run=True)
     assert dead == {} and isinstance(pending, AlarmError)
+    dry = rehearse(made, made).result.alarm or ""
+    assert "text_length@1 drops 11 of 12" in dry and "imglish why" not in dry and "stopped" not in dry
     accepted = other(decided, *strict, 'decide.alarm_accept.text_length=["lines", "texts"]', work=work)
     built = Pipeline(accepted, InlineEngine()).build().manifest
     assert built.counts["train"]["text"] == 0 and built.counts["train"]["pair"] > 0
@@ -159,8 +162,8 @@ def test_a_rule_that_takes_a_source_stops_the_build_until_it_is_accepted(decided
 
 def _why(message: str) -> tuple[str, str]:
     """Path and key of the first command in a message."""
-    command = message[message.index("'imglish why ") :].split("'")[1]
-    _, _, trail, key = command.split(" ")
+    command = message[message.index("`imglish why ") :].split("`")[1]
+    _, _, trail, key = shlex.split(command)
     return trail, key
 
 
