@@ -31,6 +31,7 @@ from imglish.ingest.trail import Opened, Trail, trail_path, write_trail
 from imglish.lineage import DecidedTables, lineage, trail_of
 from imglish.lock import LOCK, exclusive, read_lock, write_lock
 from imglish.recipe import Recipe, VqkdConfig, content_fields
+from imglish.results import BuildResult, DecideResult
 from imglish.shards.manifest import Manifest, build_manifest
 from imglish.shards.pack import PackInput, pack
 from imglish.stages import Engine, Progress, Receipt, Task, Unit, counts_of, run_map
@@ -45,33 +46,6 @@ from imglish.walk import NoEngine, PendingError, WatchedEngine, WatchedStore
 TABLES = "tables"
 MANIFEST = "manifest.json"
 STATISTICS = "tokenizer-statistics.json"
-
-
-@dataclass
-class BuildResult:
-    """What a build made: manifest, seconds per stage, bytes landed per source, verdicts, pack's counts, warnings."""
-
-    manifest: Manifest
-    path: str
-    seconds: dict[str, float]
-    landed_bytes: dict[str, int]
-    verdicts: list[Verdicts]
-    counts: dict[str, int]
-    warnings: list[str]
-
-
-@dataclass
-class DecideResult:
-    """What deciding alone came to; `alarm` says which rules took most of a source, None when none did."""
-
-    trail: Trail
-    path: str
-    seconds: dict[str, float]
-    landed_bytes: dict[str, int]
-    verdicts: list[Verdicts]
-    warnings: list[str]
-    wiped_out: list[WipedOut]
-    alarm: str | None
 
 
 @dataclass

@@ -21,8 +21,9 @@ from imglish.ingest.changes import Changes, changes
 from imglish.ingest.match.stage import lowered
 from imglish.ingest.rules import FAMILIES
 from imglish.ingest.trail import Trail, open_trail
-from imglish.pipeline import MANIFEST, DecideResult, Pipeline
+from imglish.pipeline import MANIFEST, Pipeline
 from imglish.recipe import DecideConfig, Recipe
+from imglish.results import DecideResult
 from imglish.sample import InlineEngine
 from imglish.stages import Engine, Load, Receipt, Reduce, Task, Unit
 from imglish.storage import Listed, Output, Store

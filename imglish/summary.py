@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from imglish.audit.precision import Precision
     from imglish.ingest.changes import Changes
     from imglish.ingest.tally import Verdicts
-    from imglish.pipeline import BuildResult, DecideResult
+    from imglish.results import BuildResult, DecideResult
     from imglish.trainer import RunResult
 
 _WIDTH = 110

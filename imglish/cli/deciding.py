@@ -17,7 +17,7 @@ from imglish.recipe import Recipe, load_recipe
 if TYPE_CHECKING:
     from imglish.ingest.changes import Changes
     from imglish.ingest.trail import Opened
-    from imglish.pipeline import DecideResult
+    from imglish.results import DecideResult
 
 StoryArgument = Annotated[
     str, typer.Argument(help="manifest.json of a corpus, or a trail of decisions that an alarm names; path or URL.")
