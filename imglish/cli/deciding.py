@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -72,9 +73,9 @@ def decide(
 ) -> None:
     """Decide anew, without tokenizing or packing, and say what changed against the corpus as it was built.
 
-    With --dry-run nothing is written, in seconds and in this process. A threshold is tried with --set, by its key below
-    decide (rule.text_length.min_words=100), or a rule's own (text_length.min_words=100); whole keys of decide and match
-    work too.
+    With --dry-run nothing is written, in seconds and in this process (with --workers in as many). A threshold is tried
+    with --set, by its key below decide (rule.text_length.min_words=100), or a rule's own (text_length.min_words=100);
+    whole keys of decide and match work too.
     """
     from imglish.rehearse import tried
 
@@ -83,7 +84,7 @@ def decide(
     before = on_engine(load_recipe(recipe, overrides or ()), engine, address, workers, memory)
     if dry_run:
         after = load_recipe(recipe, [*(overrides or ()), *(tried(text, before) for text in tries or ())])
-        result, changed = _rehearsed(before, after)
+        result, changed = _rehearsed(before, after, on_workers=engine is not None or workers is not None)
     else:
         result, changed = _decided(before)
     if as_json:
@@ -94,10 +95,13 @@ def decide(
         raise AlarmError(result.alarm)
 
 
-def _rehearsed(before: Recipe, after: Recipe) -> tuple[DecideResult, Changes | None]:
+def _rehearsed(before: Recipe, after: Recipe, on_workers: bool) -> tuple[DecideResult, Changes | None]:
     from imglish.rehearse import rehearse
 
-    found = rehearse(before, after)
+    if on_workers and before.run.address is not None:
+        raise typer.BadParameter("a dry run works on this machine; leave --address out")
+    with open_engine(before) if on_workers else nullcontext() as engine:
+        found = rehearse(before, after, engine)
     return found.result, found.changes
 
 

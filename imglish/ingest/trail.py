@@ -127,6 +127,10 @@ def open_trail(path: str) -> Opened:
         return Opened(text, Store(folder.removesuffix(FOLDER) or "."), read_trail(data, text), None)
     manifest = parse_manifest(data, text)
     store = Store(folder)
+    if manifest.parts:
+        raise ManifestError(
+            f"{text} is merged; give the manifest of one of its parts: {', '.join(part_paths(manifest, text))}"
+        )
     mine = trail_path(manifest.decisions.digest)
     found = store.read_many([mine]).get(mine)
     if found is None:

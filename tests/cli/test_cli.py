@@ -174,7 +174,7 @@ def test_decide_says_what_changes_dry_and_for_good(
     said = capsys.readouterr().out
     assert "30 of 90 occurrences change" in said and "kept -> dropped by text_length@1: texts/" in said
     assert "a build would stop: text_length@1 drops 30 of 30" in said
-    assert run(monkeypatch, "decide", recipe, place, "--dry-run", "--json") == 0
+    assert run(monkeypatch, "decide", recipe, place, "--dry-run", "--json", "--workers", "1") == 0
     assert json.loads(capsys.readouterr().out)["changes"]["rows"] == []
     assert run(monkeypatch, "decide", recipe, place, f"decide.rule.{tries}", "--workers", "1") == 1
     shown = capsys.readouterr()
