@@ -32,6 +32,8 @@ from imglish.walk import PendingError
 _PAYLOADS = ("land", "list", "hosts", "robots", "fetch", "annotate", "measure", "evaluation", "match")
 """How the stages begin that read payloads, or what was made of them for matching."""
 _DECIDING = ("match-cluster",)
+HERE_ROWS = 1_000_000
+"""Occurrences that are decided in one process: twice 170 MB."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,18 @@ def rehearse(before: Recipe, after: Recipe, engine: Engine | None = None) -> Reh
         wiped = result.wiped_out
         result.alarm = alarm(wiped, None, after.decide.alarm_share) if wiped else None  # no trail stays to ask
         return Rehearsed(changes(store, old, result.trail), result)
+
+
+def decide_here(recipe: Recipe, note: Callable[[str], None]) -> DecideResult | None:
+    """`Pipeline.decide` in this process when nothing but deciding is left and the corpus is small; None when it takes
+    workers. Starting them and moving cells between them takes longer than deciding the demo three times."""
+    trail = corpus_trail(Store(recipe.work))
+    if trail is None or sum(file.rows for file in trail.files) > HERE_ROWS:
+        return None
+    try:
+        return Pipeline(recipe, _Rehearsal(InlineEngine()), note=note).decide()
+    except PendingError:
+        return None
 
 
 def corpus_trail(store: Store) -> Trail | None:

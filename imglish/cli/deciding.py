@@ -14,6 +14,7 @@ from imglish.engines import on_engine, open_engine
 from imglish.errors import AlarmError
 from imglish.progress import reporter
 from imglish.recipe import Recipe, load_recipe
+from imglish.storage import Store
 
 if TYPE_CHECKING:
     from imglish.ingest.changes import Changes
@@ -73,20 +74,22 @@ def decide(
 ) -> None:
     """Decide anew, without tokenizing or packing, and say what changed against the corpus as it was built.
 
-    With --dry-run nothing is written, in seconds and in this process (with --workers in as many). A threshold is tried
-    with --set, by its key below decide (rule.text_length.min_words=100), or a rule's own (text_length.min_words=100);
-    whole keys of decide and match work too.
+    In this process when nothing but deciding is left, of at most a million occurrences, and no engine or workers are
+    named. With --dry-run nothing is written, in seconds and in this process (with --workers in as many). A threshold
+    is tried with --set, by its key below decide (rule.text_length.min_words=100), or a rule's own
+    (text_length.min_words=100); whole keys of decide and match work too.
     """
     from imglish.rehearse import tried
 
     if tries and not dry_run:
         raise typer.BadParameter("--set belongs to --dry-run; to decide so, give it as an override: decide.KEY=VALUE")
     before = on_engine(load_recipe(recipe, overrides or ()), engine, address, workers, memory)
+    on_workers = any(given is not None for given in (engine, workers, before.run.address))
     if dry_run:
         after = load_recipe(recipe, [*(overrides or ()), *(tried(text, before) for text in tries or ())])
-        result, changed = _rehearsed(before, after, on_workers=engine is not None or workers is not None)
+        result, changed = _rehearsed(before, after, on_workers)
     else:
-        result, changed = _decided(before)
+        result, changed = _decided(before, on_workers)
     if as_json:
         typer.echo(json.dumps(_facts(result, changed, dry_run), ensure_ascii=False))
     else:
@@ -105,18 +108,21 @@ def _rehearsed(before: Recipe, after: Recipe, on_workers: bool) -> tuple[DecideR
     return found.result, found.changes
 
 
-def _decided(recipe: Recipe) -> tuple[DecideResult, Changes | None]:
+def _decided(recipe: Recipe, on_workers: bool) -> tuple[DecideResult, Changes | None]:
     from imglish.ingest.changes import changes
     from imglish.pipeline import Pipeline
-    from imglish.rehearse import corpus_trail
+    from imglish.rehearse import corpus_trail, decide_here
 
-    with reporter() as report, open_engine(recipe) as engine:
-        pipeline = Pipeline(recipe, engine, report.progress, report.note)
-        result = pipeline.decide()
+    with reporter() as report:
+        result = None if on_workers else decide_here(recipe, report.note)
+        if result is None:
+            with open_engine(recipe) as engine:
+                result = Pipeline(recipe, engine, report.progress, report.note).decide()
         for warning in result.warnings:
             report.note(f"WARNING: {warning}")
-    old = corpus_trail(pipeline.store)
-    return result, None if old is None else changes(pipeline.store, old, result.trail)
+    store = Store(recipe.work)
+    old = corpus_trail(store)
+    return result, None if old is None else changes(store, old, result.trail)
 
 
 def _facts(result: DecideResult, changed: Changes | None, dry_run: bool) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from imglish.ingest.trail import open_trail
 from imglish.pipeline import Pipeline
 from imglish.plan import Terms, plan
 from imglish.recipe import Recipe
-from imglish.rehearse import Overlay, rehearse, tried
+from imglish.rehearse import Overlay, decide_here, rehearse, tried
 from imglish.sample import InlineEngine
 from imglish.storage import Store
 from tests.pipeline.decided import decided_recipe
@@ -88,6 +88,19 @@ def test_a_dry_run_says_what_decide_then_does_and_changes_nothing(decided: Recip
     assert found["lines", "kept -> dropped", "text_length@1"] == 1  # the page; its near copy is dropped by another rule
     for row in dry.changes.rows:
         assert row.examples and all(key.startswith(f"{row.source}/") for key in row.examples)
+
+
+def test_a_small_corpus_is_decided_in_this_process_when_nothing_else_is_left(
+    decided: Recipe, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = other(decided, "decide.rule.image_aspect.max_aspect=8", work=work)
+    found = decide_here(changed, print)
+    assert found is not None
+    assert found.trail == Pipeline(changed, InlineEngine()).decide().trail
+    assert decide_here(other(decided, 'decide.rules=["preset:basic","pii","image_detail"]', work=work), print) is None
+    assert decide_here(other(decided, work=tmp_path / "empty"), print) is None
+    monkeypatch.setattr("imglish.rehearse.HERE_ROWS", 5)
+    assert decide_here(changed, print) is None
 
 
 def test_a_dry_run_tells_every_sort_of_change(decided: Recipe) -> None:
