@@ -227,6 +227,14 @@ def same_decisions() -> Numbers:
     return proof_match.same_decisions()
 
 
+def redecide() -> Numbers:
+    """Another threshold decides anew in under 10 s without a payload; tokenize encodes what is newly kept, pack
+    rewrites the shards that change."""
+    from benchmarks import proof_redecide
+
+    return proof_redecide.redecide(DEMO, WORK, RECIPE, ROOT)
+
+
 def scale_signatures_dask() -> Numbers:
     """30 M synthetic signatures through buckets (Dask) and components: peak memory under 12 GB."""
     from benchmarks import proof_match
@@ -342,6 +350,7 @@ CLAIMS: dict[str, Claim] = {
     "near-guides": near_guides,
     "near-photographs": near_photographs,
     "same-decisions": same_decisions,
+    "redecide": redecide,
     "scale-signatures-dask": scale_signatures_dask,
     "scale-signatures-spark": scale_signatures_spark,
     "scale-manifest": scale_manifest,

@@ -9,6 +9,7 @@ without a traceback and exit 1; a usage error exits 2; a preempted run that save
     ├── StorageError      a write could not be committed: disk full, no permission, bad credentials
     ├── EngineError       an engine cannot be started, or no cluster answers at its address
     ├── StageError        a unit of a stage failed; nothing that other units built is lost
+    │   └── AlarmError    a rule took most of a source; nothing was tokenized
     ├── LockError         the lock and the fitted models disagree
     ├── ShardError        a shard is damaged: names shard, sample and field
     │   └── SampleError   one sample of it is, and can be excluded
@@ -52,6 +53,10 @@ class EngineError(ImglishError):
 
 class StageError(ImglishError):
     """A unit of a stage failed."""
+
+
+class AlarmError(StageError):
+    """A rule took most of a source and nobody accepted that; nothing was tokenized."""
 
 
 class LockError(ImglishError):

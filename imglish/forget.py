@@ -27,6 +27,7 @@ from imglish.errors import RecipeError
 from imglish.ingest.forgotten import DETAIL, STATUS, Forgotten, pattern_regex, url_digest
 from imglish.ingest.land import INDEX, STAGE
 from imglish.ingest.landing import FOLDER, put_landing
+from imglish.ingest.trail import follow
 from imglish.lock import exclusive
 from imglish.records import LANDING, table
 from imglish.shards.manifest import load_manifest
@@ -129,6 +130,7 @@ def _empty(store: Store, receipt: Receipt, asked: Forgotten) -> None:
     outputs = {name: _emptied(store, output, asked) for name, output in receipt.outputs.items()}
     if outputs == receipt.outputs:
         return
+    follow(store, {old.path: outputs[name].path for name, old in receipt.outputs.items()})
     commit(outputs, _counts(store, outputs.values()), receipt.notes)
     for path in {old.path for old in receipt.outputs.values()} - {new.path for new in outputs.values()}:
         store.remove(path)

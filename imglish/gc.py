@@ -3,8 +3,9 @@
     removed, pending = collect(recipe)        # {"tables/decide/3f...parquet": 41822, ...}, sizes in bytes
 
 A walk through the pipeline reads the receipt of every finished unit; those receipts and their outputs are
-alive, as are the manifest's files and the lock's models, and what in `index/` knows of a living one. While a build is
-unfinished (`pending`), nobody can say which finished units its later stages will ask for, so only temporary files go.
+alive, as are the manifest's files, what its trail names, the lock's models, and what in `index/` knows of a living
+one. While a build is unfinished (`pending`), nobody can say which finished units its later stages will ask for, so
+only temporary files go.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
+from imglish.errors import AlarmError
 from imglish.ingest.forgotten import PATH as FORGOTTEN
 from imglish.ingest.land import INDEX
+from imglish.ingest.trail import FOLDER as TRAILS
+from imglish.ingest.trail import read_trail, trail_path
 from imglish.lock import exclusive, read_lock
 from imglish.pipeline import MANIFEST, Pipeline
 from imglish.receipts import INDEX_FOLDER, indexed
@@ -27,7 +31,7 @@ from imglish.walk import NoEngine, PendingError
 _FOLDERS = ("landing", "tables", "models", "shards", INDEX_FOLDER, SCRATCH)
 
 
-def collect(recipe: Recipe, dry_run: bool = False) -> tuple[dict[str, int], PendingError | None]:
+def collect(recipe: Recipe, dry_run: bool = False) -> tuple[dict[str, int], PendingError | AlarmError | None]:
     """Remove dead files; sizes in bytes by path of what was (or with `dry_run` would be) removed."""
     store = Store(recipe.work)
     watched, pending = Pipeline(recipe, NoEngine()).walk()
@@ -60,6 +64,9 @@ def _live(store: Store, read: set[str]) -> set[str]:
         if _is_receipt(path):
             outputs = Receipt.from_json(store.read(path)).outputs.values()
             live |= {path, *(output.path for output in outputs)}
+    for path in (*read, *live):
+        if path.startswith(f"{TRAILS}/") and store.exists(path):
+            live |= {path, *read_trail(store.read(path), store.url(path)).paths()}
     return live
 
 
@@ -89,6 +96,7 @@ def _manifest_files(store: Store) -> Iterator[str]:
     for shard in manifest.shards:
         yield from (shard.path, shard.metadata.path)
     yield from (file.path for file in manifest.decisions.files)
+    yield trail_path(manifest.decisions.digest)
     yield from (slab["path"] for slab in manifest.slabs)
     tokenizers = manifest.tokenizers
     visual = [model.path for model in (tokenizers.visual, *tokenizers.others)]

@@ -18,7 +18,8 @@ from functools import partial
 from typing import Any
 
 from imglish.digests import canonical_json, json_digest
-from imglish.errors import LockError, RecipeError, SourceError, StageError
+from imglish.errors import AlarmError, LockError, RecipeError, SourceError, StageError
+from imglish.ingest.alarm import WipedOut, alarm, check_accepted, wiped_out
 from imglish.ingest.annotate import AnnotateTask, annotate_units
 from imglish.ingest.balance import check_balance
 from imglish.ingest.decide import decide
@@ -32,10 +33,12 @@ from imglish.ingest.measures.registry import check_measures, make_measure, neede
 from imglish.ingest.measures.scored import fit_content, fitted, hold_weights
 from imglish.ingest.measures.stage import MeasureTask, measure_units
 from imglish.ingest.rules import active_rules
-from imglish.ingest.tally import TallyTask, Verdicts, rule_errors, tally_units, verdicts, wipe_outs
-from imglish.lineage import lineage
+from imglish.ingest.tally import TallyTask, Verdicts, rule_errors, tally_units, verdicts
+from imglish.ingest.trail import Opened, Trail, trail_path, write_trail
+from imglish.lineage import DecidedTables, lineage, trail_of
 from imglish.lock import LOCK, exclusive, read_lock, write_lock
 from imglish.recipe import Recipe, VqkdConfig, content_fields
+from imglish.results import BuildResult, DecideResult
 from imglish.shards.manifest import Manifest, build_manifest
 from imglish.shards.pack import PackInput, pack
 from imglish.stages import Engine, Progress, Receipt, Task, Unit, counts_of, run_map
@@ -53,19 +56,6 @@ STATISTICS = "tokenizer-statistics.json"
 
 
 @dataclass
-class BuildResult:
-    """What a build made: manifest, seconds per stage, bytes landed per source, verdicts, pack's counts, warnings."""
-
-    manifest: Manifest
-    path: str
-    seconds: dict[str, float]
-    landed_bytes: dict[str, int]
-    verdicts: list[Verdicts]
-    counts: dict[str, int]
-    warnings: list[str]
-
-
-@dataclass
 class Pipeline:
     """One recipe on one engine; `note` gets lines for people, `progress` every finished unit."""
 
@@ -77,25 +67,41 @@ class Pipeline:
     seconds: dict[str, float] = field(default_factory=dict)
     landed: dict[str, list[Receipt]] = field(default_factory=dict)
     """Receipts of landing by source, once it is done."""
+    tables: DecidedTables | None = None
+    """What was decided from, once that is done."""
 
     def __post_init__(self) -> None:
         self.store = Store(self.recipe.work)
         active_rules(self.recipe)  # a wrong rule or threshold is said before anything is done
         check_balance(self.recipe)
         check_measures(self.recipe)
+        check_accepted(self.recipe)
 
     def build(self) -> BuildResult:
         """Run what is missing and write the manifest; everything finished before is used again."""
         with exclusive(self.store):
             return self._build()
 
-    def walk(self) -> tuple[WatchedStore, PendingError | None]:
-        """Go through the stages without working: the files read, and the first work that is missing."""
+    def decide(self) -> DecideResult:
+        """Run what is missing up to the decisions, and count them; shards and manifest stay as they are."""
+        with exclusive(self.store):
+            return self.decided()
+
+    def decided(self) -> DecideResult:
+        """`decide` without holding the folder."""
+        trail, tallies = self._tallied(self._decided())
+        found, warnings = verdicts(counts_of(tallies)), rule_errors(counts_of(tallies))
+        path = self.store.url(trail_path(trail.decisions))
+        wiped, landed = wiped_out(found, self.recipe.decide), self._landed_bytes()
+        return DecideResult(trail, path, self.seconds, landed, found, warnings, wiped, self._alarm(trail, wiped))
+
+    def walk(self) -> tuple[WatchedStore, PendingError | AlarmError | None]:
+        """Go through the stages without working: the files read, and the first work that is missing or the alarm."""
         watched = WatchedStore(self.recipe.work)
         self.store, self.engine = watched, NoEngine()
         try:
             self._build()
-        except PendingError as pending:
+        except (PendingError, AlarmError) as pending:
             return watched, pending
         return watched, None
 
@@ -161,9 +167,9 @@ class Pipeline:
     def _build(self) -> BuildResult:
         files = self._decided()
         decisions = [file.decisions for file in files]
-        with self._timed("tally"):
-            task = TallyTask(self.store)
-            tallies = run_map(self.store, TABLES, self.engine, task, tally_units(decisions), self.progress)
+        trail, tallies = self._tallied(files)
+        found, warnings = verdicts(counts_of(tallies)), rule_errors(counts_of(tallies))
+        self._stop_at_alarm(trail, found, warnings)
         selected = self._selected(files)
         models = self._fitted(selected)
         inputs = self._tokenized(selected, models)
@@ -172,12 +178,41 @@ class Pipeline:
             shards = pack(self.store, self.engine, self.recipe, inputs, digests, self.progress)
         with self._timed("manifest"):
             manifest = self._manifest(shards, decisions, tallies, models)
-        found = verdicts(counts_of(tallies))
-        warnings = rule_errors(counts_of(tallies)) + wipe_outs(found, self.recipe.decide.alarm_share)
-        landed_bytes = {name: counts_of(receipts).get("bytes", 0) for name, receipts in self.landed.items()}
         return BuildResult(
-            manifest, self.store.url(MANIFEST), self.seconds, landed_bytes, found, counts_of(shards), warnings
+            manifest,
+            self.store.url(MANIFEST),
+            self.seconds,
+            self._landed_bytes(),
+            found,
+            counts_of(shards),
+            warnings,
         )
+
+    def _tallied(self, files: Sequence[LandingFile]) -> tuple[Trail, list[Receipt]]:
+        """The decisions counted, and the trail that leads to them."""
+        assert self.tables is not None
+        with self._timed("tally"):
+            units, task = tally_units([file.decisions for file in files]), TallyTask(self.store)
+            tallies = run_map(self.store, TABLES, self.engine, task, units, self.progress)
+            trail = trail_of(self.recipe, self.tables, tallies)
+            self.store.mark_read([trail_path(trail.decisions)])
+            if not isinstance(self.engine, NoEngine):
+                write_trail(self.store, trail)
+        return trail, tallies
+
+    def _alarm(self, trail: Trail, wiped: Sequence[WipedOut]) -> str | None:
+        opened = Opened(self.store.url(trail_path(trail.decisions)), self.store, trail, None)
+        return alarm(wiped, opened, self.recipe.decide.alarm_share) if wiped else None
+
+    def _stop_at_alarm(self, trail: Trail, found: Sequence[Verdicts], warnings: Sequence[str]) -> None:
+        said = self._alarm(trail, wiped_out(found, self.recipe.decide))
+        if said is not None:
+            for warning in warnings:
+                self.note(f"WARNING: {warning}")
+            raise AlarmError(said)
+
+    def _landed_bytes(self) -> dict[str, int]:
+        return {name: counts_of(receipts).get("bytes", 0) for name, receipts in self.landed.items()}
 
     def _landed(self) -> dict[str, list[Output]]:
         """Landing files by source."""
@@ -209,6 +244,8 @@ class Pipeline:
             matched = match(self.store, self.engine, self.recipe, landing, prints, self.progress, self.note)
         with self._timed("decide"):
             decided = decide(self.store, self.engine, self.recipe, annotations, self.progress, measures, matched)
+        names = [name for name, found in files.items() for _ in found]
+        self.tables = DecidedTables(names, landing, annotations, measures, matched, decided)
         return [LandingFile(*files) for files in zip(landing, annotations, decided.decisions, strict=True)]
 
     def _measured(self, landing: Sequence[Output], kinds: Sequence[str]) -> list[list[Output]]:

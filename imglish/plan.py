@@ -21,7 +21,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from imglish.errors import ImglishError
+from imglish.errors import AlarmError, ImglishError
 from imglish.estimate import DEFAULTS, Amount, Landed, Rates, Stage, disk_by_views, estimate, measure
 from imglish.ingest.land import STAGE, is_fetched, land_units
 from imglish.ingest.landing import FOLDER
@@ -261,7 +261,9 @@ class _Walk:
 _NOTHING = "nothing to do; the manifest is up to date"
 
 
-def _state(pending: PendingError | None) -> str:
+def _state(pending: PendingError | AlarmError | None) -> str:
+    if isinstance(pending, AlarmError):
+        return f"not to be built as it is: {pending}"
     return _NOTHING if pending is None else f"next: {pending}"
 
 

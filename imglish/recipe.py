@@ -216,18 +216,25 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _repeated_sources(self) -> Recipe:
+    def _named_sources(self) -> Recipe:
         kinds = {source.name: source.kind for source in self.source}
-        for name in self.pack.repeat:
-            if name in ("kind=pair", "kind=image") or name.startswith("language="):
-                continue
+        named = [("pack.repeat", name) for name in self.pack.repeat if not _group(name)]
+        named += [(f"decide.alarm_accept.{rule}", name) for rule, of in self.decide.alarm_accept.items() for name in of]
+        for key, name in named:
             if name not in kinds:
                 near = difflib.get_close_matches(name, [*kinds, "kind=pair", "kind=image"], n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"the sources are {', '.join(sorted(kinds))}"
-                raise ValueError(f"pack.repeat names {name!r}, which is no source, kind or language; {hint}")
-            if kinds[name] == "text":
+                what = "source, kind or language" if key == "pack.repeat" else "source"
+                raise ValueError(f"{key} names {name!r}, which is no {what}; {hint}")
+        for name in self.pack.repeat:
+            if not _group(name) and kinds[name] == "text":
                 raise ValueError(f"pack.repeat names {name!r}, a source of text; only pairs and images are repeated")
         return self
+
+
+def _group(name: str) -> bool:
+    """Whether `pack.repeat` means a kind or a language by this name, and no source."""
+    return name in ("kind=pair", "kind=image") or name.startswith("language=")
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

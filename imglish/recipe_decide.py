@@ -38,6 +38,9 @@ class DecideConfig(Section):
     captioned_images: Literal["pair", "both"] = "pair"
     """Whether an image source's picture that also has captions stays in the image stream ("both") or not."""
     alarm_share: Annotated[float, RUN] = Field(default=0.9, gt=0, le=1)
-    """A rule that drops more than this share of a source is shouted about."""
+    """A rule that drops more than this share of a source stops the build before anything is tokenized; 1 never does."""
+    alarm_accept: Annotated[dict[str, tuple[str, ...]], RUN] = Field(default_factory=dict)
+    """Sources by name of a rule (without variant and version) that may lose more than that to it:
+    `{ language = ["book"] }`."""
     buckets: Annotated[int | None, RUN] = Field(default=None, gt=0)
     """Buckets of the grouping by record; None makes one for every 150,000 occurrences, about 25 MB."""

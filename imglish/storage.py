@@ -39,6 +39,10 @@ from imglish.errors import StorageError
 
 PARQUET_ROW_GROUP_BYTES = 32 << 20
 """Largest uncompressed row group that we write (DESIGN section 4)."""
+GROUP_ROWS = 1 << 20
+LOOKUP_ROWS = 1 << 14
+"""Rows of a group in tables in which single rows are looked up: statistics of a landing file's 262,144 rows take about
+50 kB, one group of one column 0.3 MB."""
 _WHOLE = frozenset("s3 s3a gs gcs az abfs abfss adl oci oss tos memory".split())  # noqa: SIM905
 """Protocols whose uploads appear in one step."""
 
@@ -185,11 +189,12 @@ class Store:
         bulky: Sequence[str] = (),
         packed: bool = True,
         order: pa.Array | None = None,
+        group_rows: int = GROUP_ROWS,
     ) -> Output:
         """Commit a table as zstd Parquet with row groups of at most 32 MB uncompressed; see `write_parquet`."""
 
         def write(file: BinaryIO) -> int:
-            write_parquet(table, file, bulky, packed, order)
+            write_parquet(table, file, bulky, packed, order, group_rows)
             return int(table.num_rows)
 
         return self.put(folder, suffix, write)
@@ -314,16 +319,21 @@ def default_scratch(root: str) -> str:
 
 
 def write_parquet(
-    table: pa.Table, file: BinaryIO, bulky: Sequence[str] = (), packed: bool = True, order: pa.Array | None = None
+    table: pa.Table,
+    file: BinaryIO,
+    bulky: Sequence[str] = (),
+    packed: bool = True,
+    order: pa.Array | None = None,
+    group_rows: int = GROUP_ROWS,
 ) -> None:
-    """Write a table as zstd Parquet, row groups sized by the table's mean row.
+    """Write a table as zstd Parquet, row groups sized by the table's mean row and of at most `group_rows`.
 
     Columns in `bulky` hold payloads, which differ: they get no dictionary and no statistics, and no compression
     unless `packed` (pictures are compressed already). `order` holds the rows' numbers as they shall stand; they are
     brought there a row group at a time.
     """
     row_bytes = max(1, table.nbytes // max(1, table.num_rows))
-    rows = max(1, min(1 << 20, PARQUET_ROW_GROUP_BYTES // row_bytes))
+    rows = max(1, min(group_rows, PARQUET_ROW_GROUP_BYTES // row_bytes))
     others: bool | list[str] = [name for name in table.column_names if name not in bulky] if bulky else True
     packing = [name for name in table.column_names if packed or name not in bulky]
     options = {

@@ -13,11 +13,14 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from imglish.audit.common import clean
 from imglish.records import KINDS, SPLITS
 
 if TYPE_CHECKING:
+    from imglish.audit.precision import Precision
+    from imglish.ingest.changes import Changes
     from imglish.ingest.tally import Verdicts
-    from imglish.pipeline import BuildResult
+    from imglish.results import BuildResult, DecideResult
     from imglish.trainer import RunResult
 
 _WIDTH = 110
@@ -29,6 +32,44 @@ def build_summary(result: BuildResult) -> str:
     manifest = result.manifest
     facts = [f"{manifest.name}@{manifest.version}  digest {manifest.digest}", f"manifest {result.path}"]
     return "\n".join([*parts, *facts])
+
+
+def decide_summary(result: DecideResult) -> str:
+    """Occurrences in, dropped by rule, merged, seconds per stage."""
+    return "\n".join([_verdict_table(result), _rule_table(result), _seconds_table(result.seconds)])
+
+
+def changes_summary(changes: Changes) -> str:
+    """What changed, one row per source, kind, change and rule, with examples, and sums."""
+    new = f"; {changes.appeared:,} occurrences are new, {changes.disappeared:,} gone" * bool(
+        changes.appeared or changes.disappeared
+    )
+    total = sum(row.count for row in changes.rows)
+    head = f"{total:,} of {changes.compared:,} occurrences change{new}"
+    if not changes.rows:
+        return head
+    rows = [(row.source, row.kind, row.change, row.rule or "", f"{row.count:,}") for row in changes.rows]
+    parts = [head, _table("changes", ("source", "kind", "change", "rule", "count"), rows, left=4)]
+    names = dict.fromkeys(row.change for row in changes.rows)
+    parts.append("; ".join(f"{name}: {changes.total(name):,}" for name in names))
+    parts.append("for example, to be asked for with 'imglish why':")
+    examples: dict[str, list[str]] = {}
+    for row in changes.rows:
+        examples.setdefault(f"{row.change} by {row.rule}" if row.rule else row.change, []).extend(row.examples[:1])
+    parts += [f"  {what}: {', '.join(clean(key, 80) for key in keys[:3])}" for what, keys in examples.items()]
+    return "\n".join(parts)
+
+
+def precision_summary(found: Sequence[Precision]) -> str:
+    """One row per rule: labels, the share that is right with its interval, and what the labels speak for."""
+    heads = ("rule", "right", "wrong", "unsure", "precision", "95 %", "of decisions")
+    rows = []
+    for one in found:
+        share = "" if one.precision is None else f"{one.precision:.1%}"
+        interval = "" if one.low is None or one.high is None else f"{one.low:.1%} to {one.high:.1%}"
+        spoken = f"{one.covered:,} of {one.decisions:,}"
+        rows.append((one.rule, *(str(n) for n in (one.right, one.wrong, one.unsure)), share, interval, spoken))
+    return _table("precision", heads, rows)
 
 
 def train_summary(result: RunResult) -> str:
@@ -68,7 +109,7 @@ def train_summary(result: RunResult) -> str:
     return "\n".join([head, _table("validation", heads, rows), note, f"checkpoint {result.checkpoint}"])
 
 
-def _verdict_table(result: BuildResult) -> str:
+def _verdict_table(result: BuildResult | DecideResult) -> str:
     """One row per source."""
     rows = []
     for source in dict.fromkeys(row.source for row in result.verdicts):
@@ -85,7 +126,7 @@ def _verdict_counts(rows: Sequence[Verdicts]) -> list[str]:
     return [f"{count:,}" for count in (sum(counts), *counts)]
 
 
-def _rule_table(result: BuildResult) -> str:
+def _rule_table(result: BuildResult | DecideResult) -> str:
     """One row per rule that dropped something."""
     rules = dict.fromkeys(row.rule for row in result.verdicts if row.verdict == "drop")
     rows = [
@@ -95,7 +136,7 @@ def _rule_table(result: BuildResult) -> str:
     return _table("dropped by rule", ("rule", *KINDS, "together"), rows) if rows else "nothing was dropped"
 
 
-def _dropped(result: BuildResult, rule: str, kind: str | None = None) -> int:
+def _dropped(result: BuildResult | DecideResult, rule: str, kind: str | None = None) -> int:
     mine = (row for row in result.verdicts if row.verdict == "drop" and row.rule == rule)
     return sum(row.count for row in mine if kind in (None, row.kind))
 
@@ -117,11 +158,11 @@ def _seconds_table(seconds: dict[str, float]) -> str:
     return _table("seconds per stage", ("stage", "seconds"), [*rows, ("together", f"{sum(seconds.values()):.1f}")])
 
 
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table as text; all columns but the first lean right."""
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -> str:
+    """A table as text; all columns but the first `left` lean right."""
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right")
+        table.add_column(column, justify="left" if number < left else "right")
     for row in rows:
         table.add_row(*row)
     out = io.StringIO()

@@ -51,6 +51,11 @@ def size(count: int) -> str:
     return f"{count} bytes"
 
 
+def score(value: float | None) -> str:
+    """A score or threshold, at most four significant digits; empty when there is none."""
+    return "" if value is None else f"{value:.4g}"
+
+
 def template(name: str, **values: Any) -> str:
     """A page of this room, every value escaped; ImglishError when jinja2 is not installed."""
     jinja2 = require("jinja2")

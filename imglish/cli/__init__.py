@@ -10,7 +10,7 @@ import os
 import sys
 
 # Importing a module adds its verbs to the command, in this order.
-from imglish.cli import auditing, building, corpora, demo, training  # noqa: F401
+from imglish.cli import auditing, building, corpora, deciding, demo, training  # noqa: F401
 from imglish.cli.options import app
 from imglish.errors import ImglishError
 

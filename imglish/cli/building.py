@@ -15,7 +15,7 @@ from imglish.progress import Reporter, reporter
 from imglish.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
-    from imglish.pipeline import BuildResult
+    from imglish.results import BuildResult
 
 
 @app.command()

@@ -30,7 +30,7 @@ from imglish.ingest.match.words import UNSPACED
 from imglish.records import ANNOTATIONS, pack_json, table, unpack_json
 from imglish.shards.images import probe_with
 from imglish.stages import Commit, Receipt, Unit
-from imglish.storage import Output, Store
+from imglish.storage import LOOKUP_ROWS, Output, Store
 
 STAGE = "annotate"
 VERSION = 3
@@ -71,7 +71,7 @@ class AnnotateTask:
             rows += [measured for measured, _ in annotated]
             if wanted:
                 prints.append(_fingerprints(landed, annotated, "text" in wanted))
-        outputs = {"rows": self.store.put_table(f"{FOLDER}/{STAGE}", table(rows, ANNOTATIONS))}
+        outputs = {"rows": self.store.put_table(f"{FOLDER}/{STAGE}", table(rows, ANNOTATIONS), group_rows=LOOKUP_ROWS)}
         if wanted:
             found = pa.concat_tables([FINGERPRINTS.empty_table(), *prints])
             outputs["fingerprints"] = self.store.put_table(f"{FOLDER}/fingerprints", found)

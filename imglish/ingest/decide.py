@@ -46,7 +46,7 @@ from imglish.recipe import Recipe, content_fields
 from imglish.records import DECISIONS, KINDS
 from imglish.seeds import stream, uniform
 from imglish.stages import Commit, Engine, Progress, Receipt, Unit, find_receipt, run_group
-from imglish.storage import Output, Store
+from imglish.storage import LOOKUP_ROWS, Output, Store
 
 VERSION = 4
 FOLDER = "tables"
@@ -60,10 +60,11 @@ buckets into partitions by a hash, so that one of several hundred gets six of th
 
 
 class Decided(NamedTuple):
-    """Decisions of every landing file, in their order, and the evidence."""
+    """Decisions of every landing file, in their order, and the evidence of each of the spans [first, end) of them."""
 
     decisions: list[Output]
     evidence: list[Output]
+    spans: list[tuple[int, int]]
 
 
 def decide(
@@ -109,7 +110,7 @@ def decide(
     decided = run_group(store, FOLDER, engine, decide_unit, load, pieces, range(len(spans)), reduce, progress).outputs
     decisions = [decided[f"{n:06d}/{file:08d}"] for n, span in enumerate(spans) for file in range(*span)]
     evidence = [decided[f"{n:06d}/evidence"] for n in range(len(spans))]
-    return Decided(*balance(store, engine, recipe, decisions, evidence, annotations, measures, spans, progress))
+    return Decided(*balance(store, engine, recipe, decisions, evidence, annotations, measures, spans, progress), spans)
 
 
 def _spans(rows: Sequence[int]) -> list[tuple[int, int]]:
@@ -280,8 +281,11 @@ class _Align:
         edges = np.searchsorted(rows.column("unit").to_numpy(), np.arange(span[0], span[1] + 1))
         decisions = rows.select(DECISIONS.names).cast(DECISIONS)
         outputs = {
-            f"{file:08d}": self.store.put_table(f"{FOLDER}/decide", decisions.slice(start, end - start))
+            f"{file:08d}": self.store.put_table(
+                f"{FOLDER}/decide", decisions.slice(start, end - start), group_rows=LOOKUP_ROWS
+            )
             for file, (start, end) in enumerate(pairwise(edges.tolist()), span[0])
         }
-        outputs["evidence"] = self.store.put_table(f"{FOLDER}/evidence", evidence_rows(rows))
+        said = evidence_rows(rows)
+        outputs["evidence"] = self.store.put_table(f"{FOLDER}/evidence", said, group_rows=LOOKUP_ROWS)
         return commit(outputs, notes={"bucket": bucket})

@@ -9,14 +9,13 @@ status), so that the manifest can be made again without reading the tables.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from imglish.digests import table_digest
-from imglish.ingest.balance.draws import CAP
 from imglish.ingest.rules import ERROR
 from imglish.stages import Commit, Receipt, Unit
 from imglish.storage import Output, Store
@@ -87,23 +86,4 @@ def rule_errors(counts: Mapping[str, int]) -> list[str]:
         f"{rule} RAISED on {count} occurrences and dropped them; their `detail` in the decisions says what, "
         "mend the rule and build again"
         for rule, count in raised.items()
-    ]
-
-
-def wipe_outs(rows: Iterable[Verdicts], share: float) -> list[str]:
-    """One line for every (rule, source) where the rule dropped more than `share` of the source.
-
-    A cap of `balance.cap` says how much stays, so what it drops is no surprise.
-    """
-    rows = list(rows)
-    total: dict[str, int] = {}
-    dropped: dict[tuple[str, str], int] = {}
-    for row in rows:
-        total[row.source] = total.get(row.source, 0) + row.count
-        if row.verdict == "drop" and row.rule != CAP:
-            dropped[row.rule, row.source] = dropped.get((row.rule, row.source), 0) + row.count
-    return [
-        f"{rule} drops {count} of {total[source]} occurrences of source {source}"
-        for (rule, source), count in sorted(dropped.items())
-        if count > share * total[source]
     ]

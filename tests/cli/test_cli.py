@@ -141,7 +141,12 @@ def test_diff_says_what_another_threshold_did(
     assert capsys.readouterr().out.endswith("the same corpus\n")
     shutil.copytree(corpus, other)
     changes = ("work=other", "decide.rule.text_length.min_words=10000", "decide.captioned_images=both")
-    assert run(monkeypatch, "build", recipe, "--workers", "1", *changes) == 0
+    assert run(monkeypatch, "build", recipe, "--workers", "1", *changes) == 1
+    stopped = capsys.readouterr().err
+    assert "AlarmError: text_length@1 drops 30 of 30 occurrences of source texts (100.0%)" in stopped
+    accepted = 'decide.alarm_accept.text_length=["texts"]'
+    assert f"accept it: '{accepted}'" in stopped
+    assert run(monkeypatch, "build", recipe, "--workers", "1", *changes, accepted) == 0
     capsys.readouterr()
     assert run(monkeypatch, "diff", corpus / "manifest.json", other / "manifest.json") == 0
     said = capsys.readouterr().out
@@ -152,6 +157,50 @@ def test_diff_says_what_another_threshold_did(
     assert run(monkeypatch, "diff", corpus / "manifest.json", other / "manifest.json", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["recipe"]["decide.captioned_images"] == ["pair", "both"]
+
+
+def test_why_tells_a_record_in_words_and_as_json(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = recipe.parent / "corpus" / "manifest.json"
+    key = record_id("image", drawing(0)).hex()
+    assert run(monkeypatch, "why", manifest, "pairs/0000.jpg") == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"record {key} of small@1") and "in the corpus: " in said
+    assert run(monkeypatch, "why", manifest, key[:8], "--json") == 0
+    assert json.loads(capsys.readouterr().out)["record"] == key
+
+
+def test_decide_says_what_changes_dry_and_for_good(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = shutil.copytree(recipe.parent / "corpus", tmp_path / "corpus")
+    place, tries = f"work={work}", "text_length.min_words=10000"
+    assert run(monkeypatch, "decide", recipe, place, "--dry-run", "--set", tries) == 0
+    said = capsys.readouterr().out
+    assert "30 of 90 occurrences change" in said and "kept -> dropped by text_length@1: texts/" in said
+    assert "a build would stop: text_length@1 drops 30 of 30" in said
+    assert run(monkeypatch, "decide", recipe, place, "--dry-run", "--json", "--workers", "1") == 0
+    assert json.loads(capsys.readouterr().out)["changes"]["rows"] == []
+    assert run(monkeypatch, "decide", recipe, place, f"decide.rule.{tries}", "--workers", "1") == 1
+    shown = capsys.readouterr()
+    assert "shards and manifest follow with 'imglish build'" in shown.out and "AlarmError: " in shown.err
+    assert run(monkeypatch, "decide", recipe, place, "--workers", "1") == 0
+    assert "the corpus is as decided" in capsys.readouterr().out
+
+
+def test_sample_decisions_draws_a_page_and_reads_its_labels(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest, folder = recipe.parent / "corpus" / "manifest.json", tmp_path / "sample"
+    assert run(monkeypatch, "sample-decisions", manifest, "-o", folder, "--each", "3") == 0
+    assert "12 of 90 decisions, in 4 strata" in capsys.readouterr().out and (folder / "index.html").exists()
+    table = folder / "labels.csv"
+    table.write_text(table.read_text().replace('"merge",""', '"merge","right"'))
+    assert run(monkeypatch, "sample-decisions", manifest, "--labels", table) == 0
+    assert "exact_duplicate@1       3       0        0      100.0%   43.9% to 100.0%" in capsys.readouterr().out
+    assert run(monkeypatch, "sample-decisions", manifest, "--labels", table, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["rules"][1]["right"] == 3
 
 
 def test_merge_counts_what_stands_in_both_and_verify_and_audit_take_the_result(
@@ -255,6 +304,15 @@ def test_fit_prints_the_locked_tokenizers(
         (("look", "none.json"), 1, "none.json"),
         (("gc", "none.toml"), 2, "no recipe at none.toml"),
         (("plan", "none.toml"), 2, "no recipe at none.toml"),
+        (("why", "none.json", "abcd"), 1, "no manifest at none.json; make one with 'imglish build'"),
+        (("why", "{manifest}", "nothing"), 1, "'nothing' is none of the three names of a record; give a record id"),
+        (("decide", "{recipe}", "--set", "text_length.min_words=9"), 2, "--set belongs to --dry-run"),
+        (("decide", "{recipe}", "--dry-run", "--set", "text_lenght.min_words=9"), 2, "did you mean text_length.min"),
+        (("decide", "{recipe}", "--dry-run", "--set", "text_length.min_word=9"), 2, "did you mean decide.rule.text_l"),
+        (("decide", "{recipe}", "--dry-run", "--set", 'text_length.min_words="x"'), 2, "decide.rule.text_length.min_w"),
+        (("sample-decisions", "{manifest}"), 2, "give -o FOLDER to draw a sample, or --labels CSV"),
+        (("sample-decisions", "{manifest}", "--labels", "none.csv"), 2, "no labels at none.csv"),
+        (("sample-decisions", "{manifest}", "-o", "x", "--rule", "nsfw"), 2, "'nsfw' decided nothing here"),
         (("demo", "--data", "no-such-folder"), 1, "no-such-folder"),
         (("plan", "{recipe}", "--world-size", "2"), 2, "belong to --train"),
         (("plan", "{recipe}", "--train", "--manifest", "none.json"), 1, "no manifest at none.json"),
@@ -273,7 +331,8 @@ def test_a_wrong_input_is_one_clear_line(
     status: int,
     said: str,
 ) -> None:
-    assert run(monkeypatch, *(word.replace("{recipe}", str(recipe)) for word in words)) == status
+    places = {"{recipe}": str(recipe), "{manifest}": str(recipe.parent / "corpus" / "manifest.json")}
+    assert run(monkeypatch, *(places.get(word, word) for word in words)) == status
     shown = capsys.readouterr().err
     assert said in shown and "Traceback" not in shown
 
@@ -296,6 +355,9 @@ def test_a_wrong_input_is_one_clear_line(
         "gc",
         "export",
         "bench",
+        "why",
+        "decide",
+        "sample-decisions",
     ],
 )
 def test_every_verb_teaches(verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

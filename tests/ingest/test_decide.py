@@ -16,7 +16,6 @@ from imglish.ingest.annotate import count_words, detect_language
 from imglish.ingest.decide import decide, resolve
 from imglish.ingest.judge import evidence_rows, judge
 from imglish.ingest.rules import active_rules
-from imglish.ingest.tally import Verdicts, verdicts, wipe_outs
 from imglish.recipe import Recipe, make_recipe
 from imglish.records import ANNOTATIONS, pack_json, table, unpack_json
 from imglish.sample import InlineEngine
@@ -202,16 +201,6 @@ def test_language_is_told_on_sentences_and_absent_on_nothing() -> None:
     assert detect_language("Das ist ein altes Haus am Fluss mit vielen Bäumen")[0] == "de"
     assert detect_language("This is an old house beside the river with many trees")[0] == "en"
     assert detect_language(" \n ") == (None, None)
-
-
-def test_a_rule_that_takes_nearly_a_whole_source_is_shouted_about() -> None:
-    rows = verdicts(
-        {"web|pair|drop|image_size@1": 95, "web|pair|keep|": 5, "best|pair|drop|image_size@1": 1, "best|pair|keep|": 9}
-    )
-    capped = verdicts({"web|pair|drop|balance_cap@1": 99, "web|pair|keep|": 1})
-    assert wipe_outs(capped, 0.9) == []
-    assert rows[0] == Verdicts("best", "pair", "drop", "image_size@1", 1)
-    assert wipe_outs(rows, 0.9) == ["image_size@1 drops 95 of 100 occurrences of source web"]
 
 
 def test_decisions_have_a_digest_that_sees_every_verdict() -> None:
