@@ -35,7 +35,7 @@ from imglish.demo.packages import Package, get_packages
 from imglish.digests import record_id
 from imglish.ingest.match.clusters import clusters
 from imglish.ingest.match.fingerprints import fingerprints
-from imglish.ingest.match.looks import take_look
+from imglish.ingest.match.looks import Look, hashes, take_look
 from imglish.ingest.match.propose import key_rows, propose
 from imglish.ingest.match.shingles import as_set, overlap, shingles
 from imglish.recipe import make_recipe
@@ -169,7 +169,13 @@ def looks(folder: Path) -> list[str]:
         plain, hashed = 1e9, 1e9
         for _ in range(5):
             plain = min(plain, _timed(payloads, lambda payload: probe(payload, 10**8)))
-            hashed = min(hashed, _timed(payloads, lambda payload: probe_with(payload, 10**8, take_look)))
+            seen: list[Look] = []
+            looked = _timed(payloads, lambda payload: seen.append(probe_with(payload, 10**8, take_look)[1]))  # noqa: B023
+            began = time.perf_counter()
+            for low in range(0, len(seen), 256):  # as annotate does
+                batch = seen[low : low + 256]
+                hashes(batch), [look.pixels for look in batch]
+            hashed = min(hashed, looked + time.perf_counter() - began)
         lines.append(
             f"{len(payloads)} JPEGs of {name}: decode {plain / len(payloads) * 1e3:.3f} ms, with hash and pixel key "
             f"{hashed / len(payloads) * 1e3:.3f} ms: {plain / hashed:.2f} of decode speed (asked: 0.8)"

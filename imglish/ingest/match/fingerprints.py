@@ -55,7 +55,7 @@ def fingerprints(
     said = [caption for each in captions for caption in each]
     keys = iter([normal_digest(form)[:8] for form in read_words(said).forms])
     normal, signatures = _of_texts(texts)
-    seen = iter(hashes([look.low for look in looks if look is not None]).tolist())
+    seen = iter(hashes([look for look in looks if look is not None]).tolist())
     columns: dict[str, list[Any]] = {
         "record_id": [row["record_id"] for row in rows],
         "kind": [row["kind"] for row in rows],
