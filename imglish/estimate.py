@@ -105,10 +105,11 @@ _DEFAULTS = {
     "select s/row": 1e-5,
     "fit-text s/byte": 1.2e-6,
     "fit-visual s/image": 0.05,
-    "tokenize-text s/byte": 3e-7,
+    "tokenize-text s/byte": 1e-7,
     "tokenize-visual s/image": 0.012,
-    "tokenize-visual s/view": 0.006,
+    "tokenize-visual s/view": 0.0015,
     "vqkd s/view": 0.3,
+    "vqkd bf16 s/view": 0.1,  # on a core with AMX; without it 0.5
     "pack-rows s/row": 1.2e-5,
     "pack-units s/row": 2e-6,
     "pack s/image": 0.014,

@@ -4,8 +4,8 @@
     for rows in encoder.run(batches): ...         IMAGES rows, batch by batch
 
 With an accelerator the next batch is decoded and rendered by a thread while the tokenizer works on this one, so that it
-does not wait for JPEGs. On CPUs they take turns: the tokenizer's threads fill the cores, and would wait for the one
-that decoding pushes aside. Batches have one shape, and a slot belongs to an image for good.
+does not wait for JPEGs. On CPUs they take turns, which is as fast: the tokenizer fills the cores, so that there is
+nothing to decode on meanwhile. Batches have one shape, and a slot belongs to an image for good.
 """
 
 from __future__ import annotations
