@@ -314,9 +314,9 @@ def _taken(rows: pa.Table, numbers: NDArray[np.int64]) -> pa.Table:
 
 
 def _write(groups: Sequence[pa.Table], sink: BinaryIO) -> int:
-    """One row group a unit."""
-    options = {"compression": "zstd", "compression_level": 1, "use_dictionary": False, "write_statistics": False}
-    with pq.ParquetWriter(sink, LISTED, **options) as writer:  # half a unit's time is the overhead of its columns
+    """One row group a unit. Its nine short columns take zstd 0.4 ms, LZ4 0.15 (33 bytes a row instead of 19)."""
+    options = {"compression": "lz4", "use_dictionary": False, "write_statistics": False}
+    with pq.ParquetWriter(sink, LISTED, **options) as writer:
         for group in groups:
             writer.write_table(group, row_group_size=max(1, group.num_rows))
     return sum(group.num_rows for group in groups)
