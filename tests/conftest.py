@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 if TYPE_CHECKING:
     from imglish.recipe import Recipe
+
+settings.register_profile("no clock", deadline=None)  # how busy the machine is decides no test
+settings.load_profile("no clock")
 
 SHAPED = ("embeddings", "layers", "pooling", "route", "transformer")
 install_import_hook([f"imglish.model.{name}" for name in SHAPED], "beartype.beartype")

@@ -20,7 +20,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from imglish.ingest.sources import files, mediawiki, streams, tabular, tars
+from imglish.ingest.sources import files, mediawiki, parquets, streams, tars
 from imglish.ingest.sources.base import Row
 from imglish.ingest.sources.files import File
 from imglish.ingest.sources.streams import Span, span_lines, spans
@@ -36,7 +36,7 @@ def cut_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
     def set_size(size: int) -> None:
         monkeypatch.setattr(streams, "SPAN_BYTES", size)
-        for module in (files, tabular, tars):
+        for module in (files, parquets, tars):
             monkeypatch.setattr(module, "PART_BYTES", size)
 
     return set_size
@@ -177,7 +177,7 @@ def test_a_quote_that_is_open_at_the_end_of_a_line_is_named(tmp_path: Path) -> N
 @pytest.mark.parametrize("rows", [None, 1, 7, 16, 100])
 def test_parquet_is_cut_at_row_groups_or_in_them(tmp_path: Path, rows: int | None) -> None:
     pq.write_table(pa.table({"text": [f"t{n}" for n in range(50)]}), tmp_path / "a.parquet", row_group_size=16)
-    table = tabular.ParquetTable(File(str(tmp_path / "a.parquet"), "a.parquet", 0, ""))
+    table = parquets.ParquetTable(File(str(tmp_path / "a.parquet"), "a.parquet", 0, ""))
     read = [record for cut in table.cuts(rows) for record in table.read(cut)]
     assert [(record.place, dict(record.values or {})) for record in read] == [(n, {"text": f"t{n}"}) for n in range(50)]
 
