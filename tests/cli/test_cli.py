@@ -292,7 +292,7 @@ def test_fit_prints_the_locked_tokenizers(
     [
         (("build", "none.toml"), 2, "RecipeError: no recipe at none.toml; see recipes/ for examples"),
         (("build", "{recipe}", "train.leraning_rate=1"), 2, "did you mean train.learning_rate?"),
-        (("fit", "texts", "{recipe}"), 2, "use text, visual or both"),
+        (("fit", "texts", "{recipe}"), 2, "use text, visual, both, quality or alignment"),
         (("train", "{recipe}", "--manifest", "none.json"), 1, "none.json"),
         (("train",), 2, "give a recipe, or --from-run"),
         (("train", "--from-run", "none.json", "-o", "out"), 1, "none.json cannot be read"),
