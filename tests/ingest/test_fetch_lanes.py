@@ -7,6 +7,7 @@ import json
 import socket
 import tempfile
 import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -409,9 +410,10 @@ def test_at_most_so_many_connections_to_a_host_at_once(tmp_path: Path, web: Web)
         with lock:
             now[0] += 1
             most[0] = max(most[0], now[0])
-        body(JPEG)(server, client)
+        time.sleep(0.01)
         with lock:
-            now[0] -= 1
+            now[0] -= 1  # before the answer, after which the client may ask again
+        body(JPEG)(server, client)
 
     urls = [web.url(f"/{n}") for n in range(30)]
     web.answers |= {f"/{n}": counted for n in range(30)}
