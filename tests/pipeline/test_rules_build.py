@@ -34,6 +34,7 @@ def sources(tmp_path: Path) -> Recipe:
     text = "\n".join(f"{n} {good}" for n in range(8))
     (root / "texts" / "mail.txt").write_text(f"{text}\nWrite a letter to ann@example.org about it now.\nNo mark here\n")
     decide = {
+        "alarm_share": 1,
         "rules": RULES,
         "validation_share": 0.0,
         "rule": {
