@@ -147,9 +147,8 @@ def test_a_build_killed_three_times_ends_with_the_same_digests(copied: Recipe, t
 
 def test_gc_removes_what_an_old_recipe_made_and_nothing_else(copied: Recipe, engine: Engine) -> None:
     Path(copied.work, "shards", ".tmp-left").write_bytes(b"half a shard")
-    narrower = copied.decide.model_copy(
-        update={"rule": copied.decide.rule | {"image_size": {"min_side": 121}}, "alarm_share": 1}
-    )
+    rules = {"rule": copied.decide.rule | {"image_size": {"min_side": 121}}}
+    narrower = copied.decide.model_copy(update={**rules, "alarm_accept": {"image_size": ("images",)}})
     changed = copied.model_copy(update={"decide": narrower})
     with pytest.raises(PendingError, match="resolve"):
         Pipeline(changed, NoEngine()).build()
@@ -248,9 +247,8 @@ def receipts_of(recipe: Recipe, stage: str) -> set[str]:
 def test_a_threshold_encodes_only_files_whose_kept_rows_change(copied: Recipe, engine: Engine) -> None:
     stages = ("annotate", "select", "tokenize-text", "tokenize-visual")
     before = {stage: receipts_of(copied, stage) for stage in stages}
-    longer = copied.decide.model_copy(
-        update={"rule": copied.decide.rule | {"text_length": {"min_words": 241}}, "alarm_share": 1}
-    )
+    rules = {"rule": copied.decide.rule | {"text_length": {"min_words": 241}}}
+    longer = copied.decide.model_copy(update={**rules, "alarm_accept": {"text_length": ("texts",)}})
     Pipeline(copied.model_copy(update={"decide": longer}), engine).build()
     added = {stage: len(receipts_of(copied, stage) - before[stage]) for stage in stages}
     assert added == {"annotate": 0, "select": 1, "tokenize-text": 1, "tokenize-visual": 0}

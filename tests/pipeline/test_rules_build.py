@@ -34,7 +34,6 @@ def sources(tmp_path: Path) -> Recipe:
     text = "\n".join(f"{n} {good}" for n in range(8))
     (root / "texts" / "mail.txt").write_text(f"{text}\nWrite a letter to ann@example.org about it now.\nNo mark here\n")
     decide = {
-        "alarm_share": 1,
         "rules": RULES,
         "validation_share": 0.0,
         "rule": {
@@ -85,7 +84,8 @@ def _another_threshold_reads_no_payload(recipe: Recipe, engine: InlineEngine) ->
     measured = [receipt.outputs["rows"] for receipt in engine.receipts["measure"]]
     of_texts = [output for output in measured if output.rows == annotated[-1].rows]
     rules = {**recipe.decide.rule, "c4": {"min_sentences": 500}}
-    strict = recipe.model_copy(update={"decide": recipe.decide.model_copy(update={"rule": rules})})
+    accepted = {"rule": rules, "alarm_accept": {"c4": ("texts",)}}
+    strict = recipe.model_copy(update={"decide": recipe.decide.model_copy(update=accepted)})
     store = Counted(recipe.work)
     found = decide(store, InlineEngine(), strict, annotated[-1:], None, [of_texts])
     rows = store.read_table(found.decisions[0].path).to_pylist()
