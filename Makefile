@@ -13,7 +13,7 @@ demo: $(VENV)/.demo  ## real data -> shards -> a trained tiny model, report and 
 
 test: $(VENV)/.dev chromium lint types  ## everything that CI runs
 	@echo "== test: the promises in miniature"
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile  # two processes; tests of one file share what they build
 
 chromium:  ## the browser in which tests open pages; it is no Python package
 	@if ! test -x /usr/bin/chromium; then \
