@@ -23,7 +23,7 @@ def demo(
     work: Annotated[Path, typer.Option(help="Folder for downloads, corpus and run.")] = Path("demo"),
     workers: Workers = None,
 ) -> None:
-    """Build a corpus from real data, train a tiny model on it for about three minutes, and report.
+    """Build a corpus from real data, train a tiny model on it for three to five minutes, and report.
 
     The data comes from packages of the Debian and npm registries: emoji with captions in 12 languages, manual figures,
     food photographs (served from loopback and really fetched), and prose in many languages.
