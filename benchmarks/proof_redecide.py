@@ -192,6 +192,7 @@ def _allowed(corpus: Path) -> str:
 def _one(recipe: str, overrides: Sequence[str], work: Path, root: Path) -> Numbers:
     """One threshold: the real command first, then the same in this process with its reading counted, then a build."""
     scratch = work.with_name(work.name + "-counted")
+    shutil.rmtree(scratch, ignore_errors=True)
     shutil.copytree(work, scratch, copy_function=_link)
     chosen = load_recipe(recipe, [*overrides, f"work={scratch}"])
     command = [sys.executable, "-m", "imglish", "decide", recipe, *overrides]
