@@ -143,13 +143,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("wordnet", type=Path)
     parser.add_argument("--concepts", type=int, default=500_000)
-    parser.add_argument("--captions", type=int, default=None, help="of the glosses, the first so many; all by default")
+    parser.add_argument("--every", type=int, default=1, help="of the glosses, every so many-th")
     parser.add_argument("--samples", type=int, default=1_000_000)
     parser.add_argument("--list", type=Path, default=Path("concepts.json"), help="where the list is written")
     chosen = parser.parse_args()
     texts = glosses(chosen.wordnet)
     listed = concepts(chosen.wordnet, texts, chosen.concepts)
-    texts = texts[: chosen.captions]
+    texts = texts[:: chosen.every]
     facts = matching(texts, listed)
     print(json.dumps({"matching": facts, "balance": balancing(texts, listed, chosen.list, chosen.samples)}, indent=1))
 

@@ -202,7 +202,7 @@ class Pipeline:
 
     def _alarm(self, trail: Trail, wiped: Sequence[WipedOut]) -> str | None:
         opened = Opened(self.store.url(trail_path(trail.decisions)), self.store, trail, None)
-        return alarm(wiped, opened, self.recipe.decide.alarm_share) if wiped else None
+        return alarm(wiped, opened, self.recipe.decide) if wiped else None
 
     def _stop_at_alarm(self, trail: Trail, found: Sequence[Verdicts], warnings: Sequence[str]) -> None:
         said = self._alarm(trail, wiped_out(found, self.recipe.decide))

@@ -222,9 +222,10 @@ class Recipe(Section):
         named += [(f"decide.alarm_accept.{rule}", name) for rule, of in self.decide.alarm_accept.items() for name in of]
         for key, name in named:
             if name not in kinds:
-                near = difflib.get_close_matches(name, [*kinds, "kind=pair", "kind=image"], n=1)
+                groups = ("kind=pair", "kind=image") if key == "pack.repeat" else ()
+                near = difflib.get_close_matches(name, [*kinds, *groups], n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"the sources are {', '.join(sorted(kinds))}"
-                what = "source, kind or language" if key == "pack.repeat" else "source"
+                what = "source, kind or language" if groups else "source"
                 raise ValueError(f"{key} names {name!r}, which is no {what}; {hint}")
         for name in self.pack.repeat:
             if not _group(name) and kinds[name] == "text":

@@ -29,7 +29,7 @@ from imglish.stages import Engine, Load, Receipt, Reduce, Task, Unit
 from imglish.storage import Listed, Output, Store
 from imglish.walk import PendingError
 
-_PAYLOADS = ("land", "list", "hosts", "robots", "fetch", "annotate", "measure", "evaluation", "match")
+_PAYLOADS = ("land", "list", "hosts", "robots", "fetch", "annotate", "fit", "measure", "evaluation", "match")
 """How the stages begin that read payloads, or what was made of them for matching."""
 _DECIDING = ("match-cluster",)
 HERE_ROWS = 1_000_000
@@ -54,7 +54,7 @@ def rehearse(before: Recipe, after: Recipe, engine: Engine | None = None) -> Reh
         old = corpus_trail(store) or _decided(before, store, quiet).trail
         result = _decided(after, store, quiet)
         wiped = result.wiped_out
-        result.alarm = alarm(wiped, None, after.decide.alarm_share) if wiped else None  # no trail stays to ask
+        result.alarm = alarm(wiped, None, after.decide) if wiped else None  # no trail stays to ask
         return Rehearsed(changes(store, old, result.trail), result)
 
 
@@ -112,7 +112,7 @@ def _refusal(recipe: Recipe, pending: PendingError) -> str:
     if pending.stage.startswith("match"):
         said = "; ".join(lowered(recipe.match)) or f"{pending} for these settings of [match]"
         return f"match must be run again, which a dry run does not: {said}; {run}"
-    if pending.stage == "measure":
+    if pending.stage.startswith(("measure", "fit")):
         return f"a rule reads what was not measured yet ({pending}, which read payloads); {run}"
     return f"there is nothing to decide from yet ({pending}); run 'imglish decide' or 'imglish build' first"
 

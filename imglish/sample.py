@@ -111,6 +111,7 @@ def sample_sources(
         store = Store(folder)
         extents: dict[str, Extent] = {}
         units: dict[str, list[str]] = {}
+        seconds: dict[str, float] = {}
         for source in sources:
             found = _read(recipe, source)
             extents[source.name] = found.extent(min(PARTS, len(found.parts)))
@@ -123,11 +124,11 @@ def sample_sources(
                 for source in small.source
             }
             store.put_as(INDEX, canonical_json(index))
-            pipeline = Pipeline(small, engine)
             with suppress(ImglishError, ValueError):
+                pipeline = Pipeline(small, engine)
+                seconds = pipeline.seconds
                 pipeline.build()
-            return extents, dict(engine.receipts), pipeline.seconds
-        return extents, {}, {}
+        return extents, dict(engine.receipts), seconds
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -173,7 +174,8 @@ def _land(store: Store, engine: InlineEngine, source: SourceConfig, read: _Read)
 
 
 def _judged(recipe: Recipe) -> DecideConfig:
-    """Rules and measures that are found whatever the root, without those whose scorer would have to be fitted."""
+    """Rules and measures that are found whatever the root, without `quality` and `alignment`, and without the alarm,
+    which so few rows set off."""
     decide = recipe.decide
     rules = [absolute(entry, recipe.root) for entry in decide.rules if entry.partition("@")[0] not in FITTED]
     settings = {name: values for name, values in decide.measure.items() if name not in FITTED}
@@ -184,6 +186,8 @@ def _judged(recipe: Recipe) -> DecideConfig:
         "measures": tuple(absolute(entry, recipe.root) for entry in decide.measures),
         "rule": {name: values for name, values in decide.rule.items() if name not in FITTED},
         "measure": settings,
+        "alarm_share": 1.0,
+        "alarm_accept": {},
     }
     return decide.model_copy(update=changes)
 

@@ -349,7 +349,7 @@ def write_parquet(
 
 
 def read_rows(store: Store, path: str, wanted: NDArray[np.int64], columns: Sequence[str]) -> Iterator[pa.Table]:
-    """Rows of a Parquet file by number, ascending, in one table for each row group that holds some of them."""
+    """Rows of a Parquet file by number, ascending, each once; a table for each row group that holds some of them."""
     if not len(wanted):
         return
     with store.open(path) as file:

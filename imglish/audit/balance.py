@@ -30,7 +30,7 @@ TOP_DOMAINS = 200
 _GROUP = ["kind", "source", "language", "licence", "merged"]
 COLUMNS = (*_GROUP, "url", "captions", "name", "count")
 _MISSING = {"language": UNDETERMINED, "licence": NO_LICENCE}
-_HOST = r"^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#@]*@)?(?P<host>\[[0-9A-Fa-f:.]*\]|[^/?#:@]+)"
+HOST = r"^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#@]*@)?(?P<host>\[[0-9A-Fa-f:.]*\]|[^/?#:@]+)"
 
 
 class Balance:
@@ -72,7 +72,7 @@ class Balance:
 
     def _add_domains(self, occurrences: pa.Table) -> None:
         rows = occurrences.select(["kind", "merged", "url"]).filter(pc.is_valid(occurrences.column("url")))
-        hosts = pc.utf8_lower(pc.struct_field(pc.extract_regex(rows.column("url"), _HOST), "host"))
+        hosts = pc.utf8_lower(pc.struct_field(pc.extract_regex(rows.column("url"), HOST), "host"))
         counted = rows.append_column("host", hosts).group_by(["kind", "merged", "host"]).aggregate([([], "count_all")])
         for row in counted.to_pylist():
             if row["host"]:

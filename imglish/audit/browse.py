@@ -23,15 +23,13 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from imglish.audit.browse_sample import Pictures, sample_page
 from imglish.audit.common import clean, require, template
 from imglish.audit.search import Query, Search
-from imglish.audit.view import f, s, table
+from imglish.audit.view import ROWS, f, s, table
 from imglish.errors import ImglishError
 from imglish.records import KINDS, Kind
 from imglish.shards import open_corpus
 
 COUNT = 24
 """Samples on a page."""
-ROWS = 50
-"""Occurrences on a page of the decisions."""
 HOST = "127.0.0.1"
 POLICY = (
     "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; "
@@ -93,7 +91,7 @@ class LookServer:
         query = Query(**{name: asked.get(name, "")[:200] for name in ("kind", "source", "language", "key", "words")})
         after = _place(asked.get("after", ""))
         page = self.search.samples(query, COUNT, after)
-        more = {**{name: value for name, value in vars(query).items() if value}}
+        more = {name: value for name, value in vars(query).items() if value}
         return self._page(
             "look.html",
             query=query,
@@ -178,6 +176,9 @@ class _Server(ThreadingHTTPServer):
     allow_reuse_address = True
     look: LookServer
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing on the terminal for a client that went away."""
+
 
 class _Handler(BaseHTTPRequestHandler):
     """Routes of one request."""
@@ -193,7 +194,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             status, data, media = self._route()
-        except ImglishError as error:
+        except (ImglishError, ValueError, require("duckdb").Error) as error:
             page = template("error.html", corpus="", said=clean(f"{type(error).__name__}: {error}", 600))
             status, data, media = HTTPStatus.INTERNAL_SERVER_ERROR, page.encode(), "text/html"
         self._answer(status, data, media)
@@ -207,7 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
         pages: dict[str, Callable[[Mapping[str, str]], str]] = {"/": look.home, "/decided": look.decided}
         found: str | bytes | None = pages[url.path](asked) if url.path in pages else None
         media = "text/html"
-        place = re.fullmatch(r"/(sample|[a-z]+)/(pair|image|text)/(\d{1,6})/([0-9a-f]{32})(\.jpg|\.png)?", url.path)
+        place = re.fullmatch(r"/([a-z]+)/(pair|image|text)/(\d{1,6})/([0-9a-f]{32})(\.jpg|\.png)?", url.path)
         if place is not None and place[1] == "sample" and not place[5]:
             found = look.sample(place[2], int(place[3]), place[4])
         elif place is not None and place[5]:

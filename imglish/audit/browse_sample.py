@@ -12,6 +12,7 @@ from PIL import Image
 from imglish.audit.choice import low_halves
 from imglish.audit.look import Font
 from imglish.audit.look_panels import boxed, coded, masked
+from imglish.audit.thumbnails import has_tar
 from imglish.errors import ImglishError
 from imglish.records import Kind
 from imglish.seeds import stream
@@ -62,8 +63,8 @@ class Pictures:
 
 
 def read(corpus: Corpus, kind: Kind, ordinal: int, key: str) -> PairSample | ImageSample | None:
-    """A picture by its key, None when the shard has none of it."""
-    if kind == "text" or not 0 <= ordinal < len(corpus.manifest.shards):
+    """A picture by its key, None when the shard has none of it or is not here."""
+    if kind == "text" or not 0 <= ordinal < len(corpus.manifest.shards) or not has_tar(corpus, ordinal):
         return None
     places = np.flatnonzero(corpus.index(kind, ordinal)["key"] == np.void(bytes.fromhex(key)))
     return corpus.read(kind, ordinal, int(places[0])) if len(places) else None
@@ -86,7 +87,7 @@ def sample_page(corpus: Corpus, kind: str, ordinal: int, key: str, rows: Sequenc
         ]
         if sample is not None
         else [],
-        "document": _document(corpus, ordinal, rows[0]) if kind == "text" else None,
+        "document": _document(corpus, ordinal, rows[0]) if kind == "text" and has_tar(corpus, ordinal) else None,
     }
 
 

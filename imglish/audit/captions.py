@@ -4,14 +4,13 @@
     captions.add(ordinal, occurrences)              # of every shard
     captions.values()["repeated"][0]                # {"text": "Image", "count": 500}
 
-Captions are counted by their 64-bit hash (XXH3), so memory is 16 bytes for each different one; the texts of the most
-frequent are then read once more. Word runs are counted in the pairs whose rank is among the lowest `SAMPLE`: ranks are
-draws by record id, so the pairs do not depend on shards or order.
+Captions are counted by their 64-bit hash (XXH3), so memory is 16 bytes for each different one of a shard; the texts of
+the most frequent are then read once more. Word runs are counted in the pairs whose rank is among the lowest `SAMPLE`:
+ranks are draws by record id, so the pairs do not depend on shards or order.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -25,6 +24,7 @@ from imglish.audit.choice import low_halves
 from imglish.audit.histograms import add_all
 from imglish.audit.pictures import described
 from imglish.audit.tables import Tables
+from imglish.audit.words import words_in
 from imglish.seeds import U64, stream
 
 REPEATED = 20
@@ -34,7 +34,6 @@ SAMPLE = 100_000
 RUNS = (1, 2, 3)
 TOP_RUNS = 15
 COLUMNS = ("kind", "key", "text")
-_WORD = re.compile(r"\w+")
 
 
 class Captions:
@@ -64,7 +63,7 @@ class Captions:
         sampled = rows.filter(pa.array(chosen)).column("text")
         self.sampled += len(sampled)
         for caption in lines(sampled).to_pylist():
-            words = _WORD.findall(caption.casefold())
+            words = words_in(caption.casefold())
             for length, counts in self._runs.items():
                 counts.update(" ".join(words[n : n + length]) for n in range(len(words) - length + 1))
 

@@ -9,9 +9,10 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from imglish.audit.balance import AXES, PLURAL, UNDETERMINED, unit
+import pyarrow.compute as pc
+
+from imglish.audit.balance import AXES, COLUMNS, PLURAL, UNDETERMINED, Balance, unit
 from imglish.audit.common import clean, number
-from imglish.audit.statistics import METADATA, Measured
 from imglish.audit.tables import Tables
 from imglish.records import KINDS
 
@@ -27,12 +28,16 @@ _VERDICTS = {"keep": "kept", "merge": "merged", "drop": "dropped"}
 def card(manifest_path: str) -> str:
     """The Markdown; ManifestError when the manifest or a metadata table is missing or damaged."""
     tables = Tables(str(manifest_path))
-    measured = Measured(tables)
-    for ordinal, rows in tables.metadata(METADATA):
-        measured.add(ordinal, rows)
-    values, manifest = measured.balance.values(), tables.manifest
+    manifest = tables.manifest
+    counted = Balance(manifest)
+    for ordinal, rows in tables.metadata(["table", *COLUMNS]):
+        occurrences, histograms = (
+            rows.filter(pc.equal(rows.column("table"), name)) for name in ("occurrence", "histogram")
+        )
+        counted.add(ordinal, occurrences, histograms)
+    values = counted.values()
     parts = [
-        _front_matter(tables, values, measured.balance.licences()),
+        _front_matter(tables, values, counted.licences()),
         f"# {_plain(manifest.name)}@{_plain(manifest.version)}",
         "Image-text pairs, images and text with precomputed visual codes, for masked data modelling "
         f"(BEiT-3). Digest `{manifest.digest}`; what a model sees `{manifest.data_digest}`.",

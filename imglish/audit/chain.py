@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from imglish.audit.balance import UNDETERMINED
 from imglish.audit.histograms import share
 from imglish.audit.tables import Tables
 from imglish.records import KINDS, Kind
@@ -29,6 +28,9 @@ from imglish.stages import Progress
 
 I64 = NDArray[np.int64]
 COLUMNS = ("table", "kind", "key", "source", "language", "merged", "start", "length")
+
+UNKNOWN = "unknown"
+"""Source of a sample whose metadata have no surviving occurrence."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def _add(
     else:
         source = {row["key"]: row["source"] for row in rows}
         keys = corpus.index(kind, ordinal)["key"].tolist()
-        found = [(source.get(key.hex(), UNDETERMINED), 1, int(n)) for key, n in zip(keys, visits, strict=True)]
+        found = [(source.get(key.hex(), UNKNOWN), 1, int(n)) for key, n in zip(keys, visits, strict=True)]
     for name, items, times in found:
         cell = total.setdefault(name, [0, 0])
         cell[0] += items

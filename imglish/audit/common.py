@@ -6,6 +6,7 @@ import base64
 import importlib
 import unicodedata
 from collections.abc import Mapping
+from functools import cache
 from importlib import resources
 from types import ModuleType
 from typing import Any
@@ -56,8 +57,19 @@ def score(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def template(name: str, **values: Any) -> str:
+def template(page: str, style: str = "audit.css", /, **values: Any) -> str:
     """A page of this room, every value escaped; ImglishError when jinja2 is not installed."""
+    return str(_environment().get_template(page).render(style=asset(style), **values))
+
+
+@cache
+def asset(name: str) -> str:
+    """A style sheet or script of this room."""
+    return (resources.files("imglish.audit") / "templates" / name).read_text(encoding="utf-8")
+
+
+@cache
+def _environment() -> Any:
     jinja2 = require("jinja2")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("imglish.audit", "templates"),
@@ -66,9 +78,8 @@ def template(name: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "percent": percent, "clean": clean, "bytes": size}
-    style = (resources.files("imglish.audit") / "templates" / "audit.css").read_text(encoding="utf-8")
-    return str(environment.get_template(name).render(style=style, **values))
+    environment.filters |= {"number": number, "percent": percent, "clean": clean, "bytes": size, "score": score}
+    return environment
 
 
 def data_uri(data: bytes, media_type: str) -> str:

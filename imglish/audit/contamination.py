@@ -45,7 +45,7 @@ class Contamination:
 
     def values(self, manifest: Manifest, funnel: Mapping[str, Any]) -> dict[str, Any]:
         """The finished numbers."""
-        match = _match_of(manifest)
+        match = match_of(manifest)
         names = [str(one["name"]) for one in match.get("evaluation", ())]
         by_set = {name: {} for name in names} | {name: {} for name, _ in sorted(self.count)}  # type: ignore[var-annotated]
         for (name, kind), count in sorted(self.count.items()):
@@ -62,7 +62,7 @@ class Contamination:
         }
 
 
-def _match_of(manifest: Manifest) -> Mapping[str, Any]:
+def match_of(manifest: Manifest) -> Mapping[str, Any]:
     found = manifest.recipe.get("match", {})
     return found if isinstance(found, Mapping) else {}
 

@@ -6,7 +6,7 @@ Every shard and metadata table is a FileObject with its SHA-256, every sort of m
 every kind a RecordSet by the record id in the members' names; `occurrence` says what each sample was made of. Lineage
 is PROV-O: the corpus was derived from its sources, each with licence and digest, by a build from a recipe. RAI fields
 say how it was collected, what was redacted and what nobody has checked; counts stand in `imglish:statistics`. A corpus
-has no date of its own, so there is none here unless one is given, and the same corpus gives the same text.
+has no date of its own, so it is 1970-01-01 unless one is given, and the same corpus gives the same text.
 
 Ids, codes and views come as raw bytes, in RecordSets of their own (docs/format.md), and a text member as all its
 blocks. mlcroissant unpacks whole tars to read one sample, so use it to look, not to train.
@@ -18,6 +18,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from imglish.audit.contamination import match_of
 from imglish.audit.tables import Tables
 from imglish.records import KINDS, Kind
 from imglish.shards.format import FIELDS
@@ -145,8 +146,7 @@ def _responsible(tables: Tables) -> Json:
     manifest = tables.manifest
     rules = [str(rule["rule"]) for rule in manifest.decisions.rules]
     redacts = any(rule.startswith("pii@") for rule in rules)
-    match = manifest.recipe.get("match", {})
-    sets = [str(one["name"]) for one in match.get("evaluation", ())] if isinstance(match, Mapping) else []
+    sets = [str(one["name"]) for one in match_of(manifest).get("evaluation", ())]
     measures = [f"{one['measure']} {one['version']}" for one in manifest.decisions.measures]
     personal = "redacted or dropped by a rule; what no rule recognises is still there" if redacts else "not looked for"
     checked = f"compared with {', '.join(sets)}" if sets else "not compared with any evaluation set"

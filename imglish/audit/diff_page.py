@@ -23,7 +23,7 @@ from imglish.audit.histograms import bins
 from imglish.audit.plots import Plot, grouped
 from imglish.audit.statistics import METADATA, Measured
 from imglish.audit.tables import Tables
-from imglish.audit.thumbnails import Thumbnail, thumbnail
+from imglish.audit.thumbnails import Thumbnail, has_tar, thumbnail
 from imglish.audit.view import Table, f, n, s, table
 from imglish.records import Kind
 from imglish.shards import Corpus, open_corpus
@@ -119,10 +119,10 @@ def _over(counts: Counter[int], edges: Sequence[int]) -> list[dict[str, int]]:
 
 
 def _picture(corpus: Corpus, change: Change) -> Thumbnail | None:
-    """The sample's picture; None where no shard has it."""
+    """The sample's picture; None where no shard that is here has it."""
     kind, key = cast(Kind, change.kind), np.void(bytes.fromhex(change.key))
     for ordinal in range(len(corpus.manifest.shards)):
-        if (corpus.index(kind, ordinal)["key"] == key).any():
+        if has_tar(corpus, ordinal) and (corpus.index(kind, ordinal)["key"] == key).any():
             return thumbnail(corpus, Chosen(0, ordinal, kind, change.key, change.source))
     return None
 

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from imglish.audit.balance import HOST
 from imglish.audit.histograms import share
 from imglish.ingest.land import STAGE, landing_files, read_index
 from imglish.ingest.landing import FOLDER
@@ -22,13 +23,12 @@ from imglish.storage import Store
 
 TOP_HOSTS = 100
 """Hosts that are named, those with the most URLs."""
-_HOST = r"^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#@]*@)?(?P<host>\[[0-9A-Fa-f:.]*\]|[^/?#:@]+)"
 _YEAR = r"/(?P<year>(?:19[89]|20[0-4])[0-9])(?:[/-]|$)"
 NO_YEAR = "no year"
 
 
 def fetching(store: Store) -> dict[str, Any]:
-    """Counts over every occurrence with a URL; `landing` says how many sources' files are here."""
+    """Counts over every occurrence with a URL; `sources` and `missing` name those whose files are and are not here."""
     index = read_index(store)
     hosts: Counter[tuple[str, bool]] = Counter()
     years: Counter[tuple[str, bool]] = Counter()
@@ -62,7 +62,7 @@ def _count(
     for item in pc.value_counts(rows.column("status")).to_pylist():
         statuses[item["values"]] += item["counts"]
     url = rows.column("url")
-    host = pc.utf8_lower(pc.struct_field(pc.extract_regex(url, _HOST), "host"))
+    host = pc.utf8_lower(pc.struct_field(pc.extract_regex(url, HOST), "host"))
     year = pc.struct_field(pc.extract_regex(url, _YEAR), "year")
     table = pa.table({"host": host, "year": year, "ok": pc.equal(rows.column("status"), "ok")})
     for row in table.group_by(["host", "year", "ok"]).aggregate([([], "count_all")]).to_pylist():

@@ -187,5 +187,5 @@ def _sides(opened: Opened, named: Sequence[Named], edits: Sequence[bytes | None]
             if one.key not in found:
                 rows = find_rows(opened.store, path, "row", OneOf([one.row]), _PAYLOAD).to_pylist()
                 empty = {"source": one.source, "row": one.row, "kind": opened.trail.files[file].kind}
-                found[one.key] = make_side(rows[0] if rows else empty, None)
+                found[one.key] = make_side(rows[0] if rows else empty, edited.get(one.key))
     return found

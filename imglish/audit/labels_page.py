@@ -12,12 +12,12 @@ import base64
 import hashlib
 import json
 from collections.abc import Collection
-from importlib import resources
+from dataclasses import replace
 
-from imglish.audit.common import clean, number, require, score, write_file
+from imglish.audit.common import asset, require, template, write_file
 from imglish.audit.labels import Item, chosen_strata, count_strata, draw
 from imglish.audit.precision import COLUMNS, DIGITS, LABELS, Label, to_csv
-from imglish.audit.sides import shortened
+from imglish.audit.sides import Side, shortened
 from imglish.ingest.trail import Opened
 
 PAGE, TABLE = "index.html", "labels.csv"
@@ -46,23 +46,19 @@ def write_sample(
 
 def render(items: Collection[Item], name: str, decisions: str, seed: int) -> str:
     """The page of some items."""
-    jinja2 = require("jinja2")
-    room = resources.files("imglish.audit") / "templates"
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"number": number, "clean": clean, "value": score, "shortened": shortened}
-    script = (room / "labels.js").read_text(encoding="utf-8")
-    template = environment.from_string((room / "labels.html").read_text(encoding="utf-8"))
+    script = asset("labels.js")
     facts = {"decisions": decisions[:DIGITS], "seed": seed, "columns": COLUMNS}
-    return str(
-        template.render(
-            items=list(items),
-            name=name,
-            labels=LABELS,
-            facts=json.dumps(facts),
-            style=(room / "labels.css").read_text(encoding="utf-8"),
-            script=script,
-            script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        )
+    return template(
+        "labels.html",
+        "labels.css",
+        items=[replace(item, shown=_short(item.shown), other=item.other and _short(item.other)) for item in items],
+        name=name,
+        labels=LABELS,
+        facts=json.dumps(facts),
+        script=script,
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+
+
+def _short(side: Side) -> Side:
+    return replace(side, texts=tuple(shortened(pieces) for pieces in side.texts))

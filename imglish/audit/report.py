@@ -36,7 +36,6 @@ CLUSTERS = 8
 """Largest groups of duplicates whose survivor is shown."""
 JSON_NAME = "audit.json"
 SECTIONS = (
-    ("findings", "Findings"),
     ("identity", "Identity"),
     ("funnel", "Funnel: from occurrences to samples"),
     ("balance", "Balance"),
@@ -122,7 +121,6 @@ def render_page(
     return template(
         "report.html",
         v=values,
-        kinds=KINDS,
         sections=SECTIONS,
         tables=view_tables(values),
         plots=plots(values),

@@ -140,8 +140,11 @@ def _statement(values: Mapping[str, Any]) -> list[str]:
         if chain["checked"]
         else "The run's metrics.jsonl is not here, so nothing that it logged was held against this."
     )
+    whole = chain["checked"] == chain["steps"]
+    premise = "" if whole else "If it ran as run.json says: "
     return [
-        f"{what} was trained on exactly the samples that the corpus with data digest {corpus['data_digest']} gives in "
+        f"{premise}{what} was trained on exactly the samples that the corpus with data digest "
+        f"{corpus['data_digest']} gives in "
         f"steps 1 to {number(chain['steps'])} under seed {run['seed']} and the batch of run.json.",
         f"The digests of these steps, one behind the other, have SHA-256 {chain['digest']}.",
         proof,
@@ -174,7 +177,9 @@ def _steps(facts: Mapping[str, Any]) -> int:
 def _plots(records: Sequence[Mapping[str, Any]]) -> Iterator[Plot]:
     for name, (title, pattern, unit) in CURVES.items():
         names = sorted({key for record in records for key in record if pattern.fullmatch(key)})
-        lines = {key: _thinned([(r["step"], float(r[key])) for r in records if key in r]) for key in names[:6]}
+        lines = {
+            key: _thinned([(r["step"], float(r[key])) for r in records if r.get(key) is not None]) for key in names[:6]
+        }
         if lines:
             yield curves(name, title, unit, lines)
 

@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from imglish.audit.tables import Tables
-from imglish.audit.words import connect, index_path, quoted
+from imglish.audit.words import connect, index_path, quoted, words_in
 from imglish.errors import ManifestError
 
-WORD = re.compile(r"\w+")
 STEPS = (8, 64, 512)
 """Shards that are looked through before more of them are read at once."""
 POSTINGS = 2_000
@@ -45,7 +44,7 @@ class Query:
 
     def terms(self) -> list[str]:
         """The words in lower case, each once."""
-        return list(dict.fromkeys(WORD.findall(self.words.lower())))
+        return list(dict.fromkeys(words_in(self.words.lower())))
 
 
 @dataclass(frozen=True)
@@ -208,7 +207,7 @@ def _filters(query: Query, terms: Sequence[str]) -> tuple[str, list[Any]]:
     """Conditions on a row and their values; words are looked for in the text."""
     given = {name: getattr(query, name) for name in ("kind", "source", "language") if getattr(query, name)}
     parts, values = [f"{name} = ?" for name in given], list(given.values())
-    if not query.words:
+    if not terms:
         parts.append("NOT merged")
     if query.key:
         parts.append("key >= ? AND key < ?")  # shards are ranges of keys, so statistics rule most of them out

@@ -9,7 +9,6 @@ Payloads are hostile: pictures are decoded as a build decodes them and drawn ane
 
 from __future__ import annotations
 
-import base64
 import difflib
 import io
 import re
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from imglish.audit.common import data_uri
 from imglish.errors import ImageError
 from imglish.records import unpack_json
 from imglish.shards.images import probe_with, upright_rgb
@@ -91,7 +91,7 @@ def _thumbnail(payload: bytes) -> tuple[str, tuple[int, int]]:
     _, drawn = probe_with(payload, MAX_PIXELS, small)
     file = io.BytesIO()
     drawn.save(file, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}", drawn.size
+    return data_uri(file.getvalue(), "image/jpeg"), drawn.size
 
 
 def _pieces(data: bytes, edits: Sequence[Sequence[Any]], number: int) -> Pieces:

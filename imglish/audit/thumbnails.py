@@ -19,6 +19,7 @@ from imglish.audit.look_codes import cut, patches_by_code
 from imglish.shards import Corpus, ImageSample, PairSample, render
 from imglish.shards.images import decode_jpeg
 from imglish.shards.manifest import VisualTokenizer
+from imglish.storage import Store
 
 SIDE = 144
 """Longest side of a thumbnail in pixels, about 4 kB each."""
@@ -47,6 +48,11 @@ class Strip:
     width: int
     height: int
     patches: int
+
+
+def has_tar(corpus: Corpus, ordinal: int) -> bool:
+    """Whether a shard's tar is here; an audit does without, but for pictures."""
+    return Store(corpus.base).exists(corpus.manifest.shards[ordinal].path)
 
 
 def thumbnail(corpus: Corpus, chosen: Chosen) -> Thumbnail:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from imglish.audit.common import clean, number, percent
 
 ROWS = 40
-"""Rows of a table; the rest is counted and stands in audit.json."""
+"""Rows of a table; the rest is counted."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,11 @@ SPLIT = r"[^\p{L}\p{M}\p{N}_]+"
 """Between words (RE2)."""
 ROW_GROUP = 122_880
 """Postings that are skipped or read together."""
+
+
+def words_in(text: str) -> list[str]:
+    """The words of a text, cut as the index cuts them (`SPLIT`)."""
+    return "".join(c if c == "_" or unicodedata.category(c)[0] in "LMN" else " " for c in text).split()
 
 
 def words_path(manifest: Manifest) -> str:

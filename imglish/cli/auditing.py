@@ -37,6 +37,10 @@ def audit(
     With --index: makes the index by which `imglish look` finds words, and nothing else. With --run: which data a run
     saw, checked against its manifest, and a statement that others can check.
     """
+    if require and (index or run is not None):
+        raise typer.BadParameter("--require is about the report of a corpus; leave --run and --index out")
+    if step is not None and run is None:
+        raise typer.BadParameter("--step belongs to --run; add it")
     if index:
         from imglish.audit.words import build_index
 

@@ -148,8 +148,11 @@ def _show(result: DecideResult, changed: Changes | None, dry_run: bool) -> None:
     if not dry_run:
         typer.echo(f"decisions {result.trail.decisions}")
         typer.echo(f"trail {result.path}")
-        same = changed is not None and not changed.rows and not changed.appeared and not changed.disappeared
-        typer.echo("the corpus is as decided" if same else "shards and manifest follow with 'imglish build'")
+        typer.echo(
+            "the corpus is as decided"
+            if changed is not None and changed.same
+            else "shards and manifest follow with 'imglish build'"
+        )
     elif result.alarm is not None:
         typer.echo(f"a build would stop: {result.alarm}")
 

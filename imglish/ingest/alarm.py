@@ -1,7 +1,7 @@
 """The alarm: a rule that takes most of a source stops the build before anything is tokenized.
 
     found = wiped_out(verdicts, recipe.decide)          # beyond decide.alarm_share and not accepted
-    raise AlarmError(alarm(found, opened, share))
+    raise AlarmError(alarm(found, opened, recipe.decide))
 
 Marin's deduplication removed 76 % of a median source and was wrong in 64 % of the cases that were looked at; a filter
 with a wrong threshold does the same in silence. Whoever means it says so with `decide.alarm_accept`.
@@ -78,17 +78,17 @@ def check_accepted(recipe: Recipe) -> None:
             raise RecipeError(f"unknown key decide.alarm_accept.{name}; {hint}")
 
 
-def alarm(found: Sequence[WipedOut], opened: Opened | None, share: float) -> str:
+def alarm(found: Sequence[WipedOut], opened: Opened | None, config: DecideConfig) -> str:
     """What stops a build, with commands that show examples unless nothing is written, and how to accept it."""
     lines = [
         f"{one.rule} drops {one.count:,} of {one.total:,} occurrences of source {one.source} "
-        f"({one.count / one.total:.1%}), more than decide.alarm_share = {share:.0%} allows"
+        f"({one.count / one.total:.1%}), more than decide.alarm_share = {config.alarm_share:.0%} allows"
         + ("" if opened is None else f"; see {_commands(opened, one)}")
         for one in found
     ]
     accepted: dict[str, list[str]] = {}
     for one in found:
-        accepted.setdefault(one.name, []).append(one.source)
+        accepted.setdefault(one.name, [*config.alarm_accept.get(one.name, ())]).append(one.source)
     words = " ".join(f"'decide.alarm_accept.{name}={_toml(sources)}'" for name, sources in accepted.items())
     stopped = "" if opened is None else "stopped before tokenizing; "
     return "\n  ".join([*lines, f"{stopped}change the rule, or if this is meant accept it: {words}"])
@@ -101,7 +101,7 @@ def _toml(names: Sequence[str]) -> str:
 def _commands(opened: Opened, one: WipedOut) -> str:
     """Commands for examples; a name that could play with the terminal is spelled with escapes."""
     keys = [key if key.isprintable() else key.encode("unicode_escape").decode() for key in _examples(opened, one)]
-    return " and ".join(f"`imglish why {opened.path} {shlex.quote(key)}`" for key in keys)
+    return " and ".join(f"`imglish why {shlex.quote(opened.path)} {shlex.quote(key)}`" for key in keys)
 
 
 def _examples(opened: Opened, one: WipedOut) -> list[str]:

@@ -16,7 +16,6 @@ import importlib.resources
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -40,9 +39,7 @@ _LANGUAGE_CHARACTERS = 2000
 """Language is judged on the first characters of a text; more does not change the answer, only the time."""
 
 
-def annotate_units(
-    landing: Sequence[Output], max_pixels: int, prints: Mapping[str, int] = MappingProxyType({})
-) -> list[Unit]:
+def annotate_units(landing: Sequence[Output], max_pixels: int, prints: Mapping[str, int]) -> list[Unit]:
     """One unit per landing file; `max_pixels` refuses larger originals before they are decoded.
 
     `prints` are the fingerprints `wanted`, with their versions; without any there is no such output.

@@ -43,12 +43,16 @@ class Change:
 
 @dataclass(frozen=True)
 class Changes:
-    """Changes by source, kind, change and rule; occurrences compared, and those that only one side has."""
+    """Changes by source, kind, change and rule; occurrences compared, and those that only one side has.
+
+    `same` when all decisions are, to the last score and threshold.
+    """
 
     rows: tuple[Change, ...]
     compared: int
     appeared: int
     disappeared: int
+    same: bool
 
     def total(self, change: str) -> int:
         return sum(row.count for row in self.rows if row.change == change)
@@ -65,7 +69,9 @@ def changes(store: Store, old: Trail, new: Trail) -> Changes:
     rows = pa.concat_tables(differing) if differing else None
     compared = sum(file.rows for _, file in shared)
     appeared, disappeared = (sum(file.rows for file in trail.files) - compared for trail in (new, old))
-    return Changes(() if rows is None else tuple(_counted(rows)), compared, appeared, disappeared)
+    return Changes(
+        () if rows is None else tuple(_counted(rows)), compared, appeared, disappeared, old.decisions == new.decisions
+    )
 
 
 def _pairs(store: Store, old: TrailFile, new: TrailFile) -> pa.Table:

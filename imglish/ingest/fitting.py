@@ -1,4 +1,4 @@
-"""Fit scorers: one unit each, one process, one thread, before annotate, on sources or folders that the recipe names.
+"""Fit scorers: one unit each, one process, one thread, before measure, on sources or folders that the recipe names.
 
     unit = scorer_unit("quality", recipe, {"books": [Output, ...], "ads": [...]})
     receipt = FitScorer(store, recipe)(unit)            # models/<sha256>.safetensors; notes: digest, AUC, ...
@@ -26,7 +26,7 @@ from imglish.errors import RecipeError
 from imglish.ingest.measures.quality import auc, fit_quality
 from imglish.ingest.measures.scored import encoders_of, fit_content, settings_of
 from imglish.recipe import Recipe
-from imglish.records import LANDING, unpack_json
+from imglish.records import LANDING, pack_json, unpack_json
 from imglish.seeds import stream, uniform
 from imglish.stages import Commit, Receipt, Unit
 from imglish.storage import Output, Store, read_rows
@@ -35,7 +35,9 @@ FOLDER = "tables"
 HELD_OUT = 0.1
 """Share of the records that the fit does not see."""
 FITTED = ("quality", "alignment")
-_LIGHT = pa.schema([LANDING.field("record_id"), LANDING.field("bytes"), pa.field("status", pa.string())])
+_LIGHT = pa.schema(
+    [LANDING.field("record_id"), LANDING.field("bytes"), pa.field("status", pa.string()), LANDING.field("captions")]
+)
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 
 
@@ -64,6 +66,8 @@ def scorer_unit(name: str, recipe: Recipe, landed: Mapping[str, Sequence[Output]
         spec[label] = {"landing": [output.path for output in landing], "files": files}
         digests = [*(output.sha256 for output in landing), *(file_digest(Path(file)) for file in files)]
         inputs += [hashlib.sha256(f"{label} {digest}".encode()).hexdigest() for digest in sorted(digests)]
+    if name == "alignment":
+        inputs.append(encoders_of(settings, recipe).weights)
     return Unit(f"fit-{name}", 1, fit_content(name, recipe), inputs, spec)
 
 
@@ -93,7 +97,8 @@ def _beside(picture: str, key: str) -> str:
 
 @dataclass(frozen=True)
 class FitScorer:
-    """Fits a scorer: output `model`; notes {digest, records, held_out, auc, quantiles}."""
+    """Fits a scorer: output `model`; notes {digest, records, held_out, auc, good, bad}, quantiles the last two, and
+    `in_both` of quality."""
 
     store: Store
     recipe: Recipe
@@ -183,7 +188,10 @@ def _enough(key: str, learnt: Sequence[Example], held: Sequence[Example]) -> Non
 def choose(
     store: Store, spec: Mapping[str, Sequence[str]], kind: str, seed: int, budget: int, by_bytes: bool
 ) -> list[Example]:
-    """The records with the smallest draws up to a budget, in the order of their ids, each once."""
+    """The records with the smallest draws up to a budget, in the order of their ids, each once.
+
+    Of a picture that occurs with different captions those that sort first are taken, wherever they lie.
+    """
     given = list(_given(spec["files"], kind))
     tables = [*(store.read_table(path, _LIGHT.names) for path in spec["landing"]), _light(given)]
     owner = np.repeat(np.arange(len(tables)), [part.num_rows for part in tables])
@@ -192,7 +200,8 @@ def choose(
     high, low = record_halves(rows.column("record_id"))
     size = np.asarray(pc.fill_null(rows.column("bytes"), 0).to_numpy(), np.int64)
     drawn = stream(seed, "fit").keys(low.byteswap())
-    order = np.lexsort((place, owner, low, high, drawn))
+    said = np.asarray(pc.rank(pc.fill_null(rows.column("captions"), b""), tiebreaker="dense"))
+    order = np.lexsort((place, owner, said, low, high, drawn))
     order = order[np.asarray(pc.equal(rows.column("status"), "ok"))[order]]
     ids = np.stack([high[order], low[order]])
     order = order[np.concatenate([[True], (ids[:, 1:] != ids[:, :-1]).any(axis=0)])[: len(order)]]
@@ -205,7 +214,8 @@ def choose(
 
 def _light(given: Sequence[Example]) -> pa.Table:
     """The columns of landing by which records of folders are chosen."""
-    columns = [[one.id for one in given], [len(one.payload) for one in given], ["ok"] * len(given)]
+    captions = [pack_json(list(one.captions)) if one.captions else None for one in given]
+    columns = [[one.id for one in given], [len(one.payload) for one in given], ["ok"] * len(given), captions]
     return pa.table([pa.array(values, field.type) for values, field in zip(columns, _LIGHT, strict=True)], _LIGHT)
 
 

@@ -91,8 +91,8 @@ class Buckets:
 
     @classmethod
     def plan(cls, rows: int, hosts: Mapping[int, int], bucket_rows: int, unit_rows: int) -> Buckets:
-        """Buckets of at most about `bucket_rows`, or of one unit; `hosts` are the rows of hosts that may be large."""
-        most = max(bucket_rows, unit_rows)
+        """Buckets of at most about `bucket_rows`, or of two units; `hosts` are the rows of hosts that may be large."""
+        most = max(bucket_rows, 2 * unit_rows)
         large = [(host, bucket_bits(count, most)) for host, count in sorted(hosts.items()) if count > most]
         return cls(bucket_bits(rows, bucket_rows), tuple(large))
 

@@ -29,22 +29,20 @@ from imglish.ingest.hosts import URL_BITS, Buckets, Places, place_of, places_of
 from imglish.ingest.landing import FOLDER, Hashes, hashes, refuse_repeats
 from imglish.ingest.sources import reader
 from imglish.ingest.sources.base import TO_FETCH, Part, Reader, Row
-from imglish.ingest.sources.urls import UrlList
+from imglish.ingest.sources.urls import CHUNK_ROWS, UrlList
 from imglish.recipe import SourceConfig
 from imglish.records import pack_json, table, unpack_json
 from imglish.stages import Commit, Engine, Progress, Receipt, Unit, find_receipt, run_group, run_map
 from imglish.storage import Output, Store
 
 VERSION = 2
-LIST_ROWS = 1 << 15
-"""Rows of a list that are held as objects and written at once, about 50 MB with all that is made of them."""
 BUCKET_ROWS = 1 << 16
 """Rows in one bucket of hosts, about: 15 MB, a second of work, and at most as many robots.txt."""
 PIECE_ROWS = 200_000
 """Rows that are loaded at once: 50 MB; a table of its own for each small list would make more cells than rows."""
 COUNTED_SHARE, COUNTED_ROWS = 1 / 2048, 64
 """A part of a list counts the rows of those hosts that have this share of it and at least so many. What of a host is
-not counted is less than this share of all rows, which a bucket holds beside its own."""
+not counted, in each part less than the larger of both, lies in a bucket beside that bucket's own rows."""
 
 LISTED = pa.schema(
     [
@@ -209,7 +207,7 @@ def listed_tables(found: Reader, source: SourceConfig, part: Part) -> Iterator[t
             yield pa.concat_tables([_with_places(source.name, plain), listed_table(source.name, others)]), hashes([])
         return
     rows = found.rows(source, part)
-    while chunk := list(islice(rows, LIST_ROWS)):
+    while chunk := list(islice(rows, CHUNK_ROWS)):
         yield listed_table(source.name, chunk), hashes([row.row for row in chunk])
 
 

@@ -99,7 +99,7 @@ class Metadata:
             self.add_values("ids", "pair", members[origin], caption)
             self.add_values("caption_ids", "pair", members[origin], len(caption))
         self.add_values("captions", "pair", members[0], len(origins))
-        self.add_values("codes", "pair", survivor(members), codes)
+        self.add_values("codes", "pair", first, codes)
 
     def add_image(
         self, key: str, members: Sequence[Mapping[str, Any]], codes: U16, picture: Mapping[str, int] = NO_PICTURE
@@ -108,7 +108,7 @@ class Metadata:
         first = survivor(members)
         for member in members:
             self.add_occurrence("image", key, member, **(picture if member is first else NO_PICTURE))
-        self.add_values("codes", "image", survivor(members), codes)
+        self.add_values("codes", "image", first, codes)
 
     def add_document(self, key: str, members: Sequence[Mapping[str, Any]], start: int, ids: U16) -> None:
         """A document: its occurrences, and its ids, which start at place `start` of the shard's."""

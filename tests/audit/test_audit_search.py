@@ -110,7 +110,7 @@ def test_an_index_of_another_corpus_is_not_used(manifest: Path, indexed: Search,
 
 def test_a_story_and_a_rule_are_looked_up(search: Search) -> None:
     lost = search.decided("image_size@1", "", "drop", 100, 0)
-    assert [row["row"] for row in lost] == ["0007", *(f"{n:04d}" for n in range(7))] or len(lost) == 8
+    assert [row["row"] for row in lost] == ["0007", *(f"{n:04d}" for n in range(7))]
     assert search.decided("image_size@1", "", "drop", 3, 6) == lost[6:]
     assert search.decided("image_size@1", "drawn", "", 5, 0) == []
     story = search.story([("drawn", "0001"), ("images", "1001")])
@@ -126,4 +126,4 @@ def test_a_missing_table_is_named(tmp_path: Path) -> None:
         Search(str(path))
     with pytest.raises(ManifestError, match=rf"{victim.name}\) is missing"):
         build_index(str(path))
-    assert not list((tmp_path / "look").glob("*")) if (tmp_path / "look").exists() else True
+    assert not (tmp_path / "look").exists()

@@ -33,7 +33,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Hostile, dict[str, di
         store, engine = Store(made.work), Inline()
         landed = landing_files(land(store, engine, made)["list"])
     rows = [row for output in landed for row in store.read_table(output.path).to_pylist()]
-    units = annotate_units(landed, made.tokenize.stored.max_pixels)
+    units = annotate_units(landed, made.tokenize.stored.max_pixels, {})
     annotated = [receipt.outputs["rows"] for receipt in engine.map(AnnotateTask(store), units)]
     words = {row["row"]: row["status"] for output in annotated for row in store.read_table(output.path).to_pylist()}
     in_order = sorted((row["row"] for row in rows), key=lambda name: int(name.partition("#")[2]))

@@ -34,7 +34,7 @@ def test_the_same_bytes_from_many_urls_of_one_host_are_dropped(tmp_path: Path, l
         })  # fmt: skip
         store, engine = Store(made.work), Inline()
         landed = landing_files(land(store, engine, made)["list"])
-    annotated = list(engine.map(AnnotateTask(store), annotate_units(landed, 10**8)))
+    annotated = list(engine.map(AnnotateTask(store), annotate_units(landed, 10**8, {})))
     decided = decide(store, engine, made, [receipt.outputs["rows"] for receipt in annotated])
     rows = [row for file in decided.decisions for row in store.read_table(file.path).to_pylist()]
     gone = [row for row in rows if row["verdict"] == "drop"]

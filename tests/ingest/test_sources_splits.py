@@ -9,6 +9,7 @@ import io
 import json
 import struct
 import tarfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -265,4 +266,8 @@ def test_reading_ahead_gives_the_same_lines_up_to_the_damage(
         for _, line in span_lines(str(tmp_path / f"cut.txt{suffix}"), Span()):
             found.append(line)
     assert found == lines[: len(found)]
-    next(span_lines(str(tmp_path / f"whole.txt{suffix}"), Span()))  # left early, it leaves no thread at work
+    threads = threading.active_count()
+    early = span_lines(str(tmp_path / f"whole.txt{suffix}"), Span())
+    next(early)
+    early.close()
+    assert threading.active_count() == threads

@@ -28,7 +28,7 @@ from imglish.ingest.rules import active_rules
 from imglish.recipe import Recipe, content_fields
 from imglish.records import DECISIONS, EVIDENCE
 from imglish.stages import Commit, Engine, Progress, Receipt, Unit, find_receipt, run_group, run_map
-from imglish.storage import Output, Store
+from imglish.storage import LOOKUP_ROWS, Output, Store
 
 VERSION = 1
 FOLDER = "tables"
@@ -66,7 +66,8 @@ def balance(
     files = [[one, about, *more] for one, about, more in zip(decisions, annotations, measures, strict=True)]
     gathered = _gathered(store, engine, recipe, files, spans, progress)
     limits = _limits(store, engine, recipe, gathered, progress)
-    unit = Unit("balance", VERSION, {}, [gathered.unit, limits.unit, *(output.sha256 for output in evidence)])
+    inputs = [gathered.unit, limits.unit, *(output.sha256 for output in evidence)]
+    unit = Unit("balance", VERSION, {"bit": balance_bit(active_rules(recipe))}, inputs)
     spec = {name: output.path for name, output in limits.outputs.items()}
     pieces = [
         {"samples": output.path, "occurrences": gathered.outputs[name.replace("samples", "occurrences")].path, **spec}
@@ -229,10 +230,10 @@ class _Write:
         for file, (start, end) in zip(files, pairwise(edges), strict=True):
             table = self.store.read_table(self.decisions[file].path)
             table = apply_fallen(table, rows.slice(start, end - start), bit)
-            outputs[f"{file:08d}"] = self.store.put_table(f"{FOLDER}/decide", table)
+            outputs[f"{file:08d}"] = self.store.put_table(f"{FOLDER}/decide", table, group_rows=LOOKUP_ROWS)
             changed.append(table.select(["source", "row"]))
         said = add_evidence(self.store.read_table(self.evidence[bucket].path), changed, rows, files.start)
-        outputs["evidence"] = self.store.put_table(f"{FOLDER}/evidence", said)
+        outputs["evidence"] = self.store.put_table(f"{FOLDER}/evidence", said, group_rows=LOOKUP_ROWS)
         return commit(outputs, notes={"bucket": bucket})
 
 

@@ -117,7 +117,7 @@ class LeakTask:
     def __call__(self, unit: Unit) -> Receipt:
         commit = Commit(self.store, FOLDER, STAGE, unit.id)
         held = _held(self.store.root, unit.spec["set"], unit.params["radius"], unit.params["min_words"])
-        prints = self.store.read_table(unit.spec["prints"], ["kind", "hash", "normal"])
+        prints = self.store.read_table(unit.spec["prints"], ["kind", "hash"])
         hits = [*self._pictures(unit, prints, held), *self._texts(unit, prints, held)]
         rows = [dict(zip(LEAKS.names, hit, strict=True)) for hit in hits]
         best = _best(pa.Table.from_pylist(rows, LEAKS))

@@ -8,8 +8,9 @@ every hash of a set draws one of the 112 places and a value, and a place keeps t
 that reached it; rounds go on until every place of the set has one. Long documents are done after a round or two, where
 independent permutations would cost 112 numbers a hash; short ones take about 530 draws in all. From round 112 on each
 hash draws for place `round - 112` alone, so a set of one hash fills its places too. Each number agrees in two sets with
-probability equal to their Jaccard, and the mean's variance is at most that of independent permutations. A round's draws
-are those of `seeds.draw` with the hash as key; equal hashes draw the same, so a set may be given with repeats.
+probability equal to their Jaccard, and the mean's variance is at most that of independent permutations. The draw of
+round 0 is the hash itself, those of later rounds are `seeds.draw` with it as key; equal hashes draw the same, so a set
+may be given with repeats.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _ROUND_BITS = np.uint64(56)
 _VALUE = np.uint64((1 << 56) - 1)
 _EMPTY = np.uint64(2**64 - 1)
 _DRAWS = 1 << 16
-"""Hashes that draw at once: 512 KB."""
+"""Hashes that draw at once: 512 KB in round 0, later as many times more as rounds are drawn together."""
 _AHEAD = 512
 """Draws a set is given before it is asked whether its places are filled; 112 places take about 112 ln 112 = 528."""
 

@@ -47,11 +47,7 @@ _LONG = 64
 
 def words_of(text: str) -> list[str]:
     """The words of a text after normalisation."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFC", text)
-        if UNSPACED.search(text):
-            text = UNSPACED.sub(r" \1 ", text)
-    return text.casefold().split()
+    return _folded(text).split()
 
 
 def normal_digest(form: bytes | memoryview) -> bytes:
@@ -86,7 +82,7 @@ def _joined(texts: Sequence[str]) -> tuple[U8, I64]:
     if len(changing):
         limits = _edges(len(one) + 1 for one in parts)
         for text in np.unique(np.searchsorted(limits, changing, "right") - 1).tolist():
-            parts[text] = _folded(texts[text])
+            parts[text] = _folded(texts[text]).encode("utf-8", "surrogatepass")
         raw, places, classes = _marked(parts)
     blank = places[classes == _BLANK]
     raw[blank] = raw[blank + 1] = _SPACE
@@ -142,12 +138,12 @@ def _edges(sizes: Iterable[int]) -> I64:
     return np.array([0, *accumulate(sizes)], dtype=np.int64)
 
 
-def _folded(text: str) -> bytes:
-    """UTF-8 of a text after composition and case folding, words of unspaced scripts apart."""
+def _folded(text: str) -> str:
+    """A text after composition and case folding, words of unspaced scripts apart."""
     text = unicodedata.normalize("NFC", text)
     if UNSPACED.search(text):
         text = UNSPACED.sub(r" \1 ", text)
-    return text.casefold().encode("utf-8", "surrogatepass")
+    return text.casefold()
 
 
 def _hashes(buffer: U8, ends: I64) -> U64:

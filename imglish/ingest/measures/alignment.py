@@ -202,11 +202,11 @@ class Head:
 
     def look(self, features: Features) -> Features:
         """Unit vectors of pictures, float32 [n, SIZE]."""
-        return _unit((features - self.image_shift[0]) / self.image_shift[1] @ self.image.T)
+        return _unit(_project(features, self.image_shift, self.image))
 
     def read(self, features: Features) -> Features:
         """Unit vectors of captions, float32 [n, SIZE]."""
-        return _unit((features - self.text_shift[0]) / self.text_shift[1] @ self.text.T)
+        return _unit(_project(features, self.text_shift, self.text))
 
     def to_bytes(self) -> bytes:
         """Safetensors."""
@@ -228,7 +228,12 @@ class Head:
         return made
 
 
-def _unit(vectors: Features) -> Features:
+def _project(features: Features, shift: Features, weights: Features) -> NDArray[np.float64]:
+    """Standardised and multiplied in float64, so that a row does not depend on how many there are."""
+    return np.asarray(((features - shift[0]) / shift[1]).astype(np.float64) @ weights.T.astype(np.float64))
+
+
+def _unit(vectors: NDArray[Any]) -> Features:
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.maximum(length, 1e-12), np.float32)
 

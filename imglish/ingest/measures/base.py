@@ -33,7 +33,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Maker:
-    """How a measure is made from its settings (`decide.measure.<name>`); `columns` are those that rules may read."""
+    """How a measure is made from its settings (`decide.measure.<name>`); rules may read the columns of `schema`."""
 
     settings: type[Section]
     kinds: tuple[str, ...]

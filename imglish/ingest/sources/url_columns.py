@@ -42,7 +42,7 @@ def url_columns(
 ) -> tuple[pa.Table, pa.Array] | None:
     """The usual rows as COLUMNS and a mask of them; None when a column is not of texts."""
     captions = options.captions if kind == "pair" else []
-    if isinstance(captions, str):
+    if isinstance(captions, str) or (kind == "pair" and not captions):
         return None
     columns: dict[str, pa.Array] = {name: _text(batch, name) for name in options.columns(kind)}
     if any(column is None for column in columns.values()):
@@ -90,8 +90,6 @@ def _filled(column: pa.Array | None, rows: int) -> pa.Array:
 
 def _caption_lists(columns: list[pa.Array]) -> pa.Array:
     """The cells of each row that are not null, as a JSON list."""
-    if not columns:
-        raise ValueError("a pair has a column of captions")
     each = [pc.fill_null(binary_join(",", _json_strings(column)), "") for column in columns]
     return binary_join("[", pc.utf8_slice_codeunits(binary_join(*each), 1), "]")
 
