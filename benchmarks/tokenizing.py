@@ -1,7 +1,7 @@
 """Tokenizing beside its physical limits: bare SentencePiece, a bare ViT-B forward, a bare JPEG decode.
 
     python -m benchmarks.tokenizing prepare WORK --texts "docs/*/help" --photographs photos    once
-    python -m benchmarks.tokenizing run WORK --output benchmarks/results                        the numbers, in minutes
+    python -m benchmarks.tokenizing run WORK --output numbers.json                              the numbers, in minutes
 
 Each contender does the same work on the same inputs, in turns, after one warm-up; ratios are of the medians.
 - text: documents of landing -> ids -> blocks in shards by the pipeline on two workers, against two processes that hold

@@ -83,8 +83,8 @@ class Stage:
 
 
 _DEFAULTS = {
-    # Seconds of one worker: rough figures of a development machine's Xeon core, meant for an order of magnitude until
-    # receipts or a sample say better; nothing else rests on them.
+    # Seconds of one worker: figures of a development machine's Xeon core, rounded to the cautious side (those of
+    # benchmarks/results are up to twice as fast), until receipts or a sample say better; nothing else rests on them.
     "land s/byte": 1e-8,
     "land s/url": 0.02,
     "annotate s/image": 0.006,
@@ -319,9 +319,7 @@ class _Estimate:
         handled |= dict.fromkeys(("alignment", "concepts", "caption"), self.usable["pair"])
         seconds = sum(amount * self._rate(f"measure s/{name}") for name, amount in handled.items() if name in names)
         own = [kind for name in names if name not in handled for kind in kinds_of(name, self.recipe)]
-        seconds += sum(amount for kind, amount in self.usable.items() for one in own if one == kind) * self._rate(
-            "measure s/own"
-        )
+        seconds += sum(own.count(kind) * amount for kind, amount in self.usable.items()) * self._rate("measure s/own")
         kept = sum(self.usable["text"] * self._rate("measure B/text") for name in names if name == "text")
         files = sum(
             amount.units for name in names for amount in self.amounts if amount.kind in kinds_of(name, self.recipe)

@@ -1,7 +1,7 @@
 """What matching takes: one `Share` a stage, from what a recipe asks for and how much there is.
 
-The numbers are defaults of the machine of benchmarks/results/dedup-2026-11-26.md, meant for an order of magnitude: how
-many candidates there will be is not known before they are proposed.
+The numbers are defaults of the machine of benchmarks/results/signatures-2026-11-26.md, meant for an order of magnitude:
+how many candidates there will be is not known before they are proposed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from imglish.ingest.match.stage import BUCKET_KEYS, BUCKET_PAIRS, keys_of
 from imglish.recipe_match import MatchConfig
 
-_KEY_SECONDS = 2.5e-6
+_KEY_SECONDS = 5.3e-6
 """Of a key through the shuffle and its bucket: 30 M signatures of 15 keys took 1,200 s of two shared cores."""
 _KEY_BYTES = 34
 """Of a key in the shuffle's files, packed: 15 GB of the same 450 M keys."""

@@ -1,7 +1,7 @@
 """Plan: what a build will take, what of it is done, and what a training run will be like, without doing any of it.
 
     made = plan(recipe, Terms(workers=16, price=0.05))       # a Plan; .lines() and .table() for people, .to_json()
-    for line in plan_training(recipe, "corpus/manifest.json", world_size=8): print(line)
+    for line in plan_training(recipe, "corpus/manifest.json"): print(line)
 
 What is done comes from a walk through the pipeline. How much there is comes from landing, else from a sample of the
 sources' files, else from `expected_rows` and `expected_bytes` of the recipe. How fast it goes and how large its tables

@@ -15,6 +15,7 @@ from imglish.model import ModelConfig
 from imglish.model.config import make_config
 from imglish.recipe import CodebookConfig, Recipe, TrainConfig, VqkdConfig
 from imglish.recipe_base import format_size
+from imglish.recipe_train import pretrain_giant
 from imglish.shards.forecast import KindForecast, forecast
 from imglish.shards.loader import corpus_order
 from imglish.shards.reader import Corpus, open_corpus
@@ -84,9 +85,9 @@ def _budget(train: TrainConfig, model: ModelConfig, terms: Terms) -> Iterator[st
     if share > 0.9:
         yield "does not fit: raise train.accumulate, or set train.activation_checkpointing or train.parallel=fsdp"
     if train.model.preset == "giant":
-        text, caption = VLMO_LENGTHS
-        shorter = train.model_copy(update={"caption_length": caption, "text_length": text})
-        low, high = implied_mfu(shorter, model, text), implied_mfu(train, model)
+        paper, (text, caption) = make_config("giant"), VLMO_LENGTHS
+        low = implied_mfu(pretrain_giant(caption_length=caption, text_length=text), paper, text)
+        high = implied_mfu(pretrain_giant(), paper)
         yield f"the paper's run took two weeks on 256 x a100-40gb: an MFU of {high:.1%} with texts of 512 ids, of"
         yield f"{low:.1%} with texts of {text} and captions of {caption}"
 

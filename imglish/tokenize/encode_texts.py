@@ -111,16 +111,21 @@ def _binary(ids: Ids, edges: NDArray[np.int64]) -> pa.BinaryArray:
 def _edited(rows: pa.Table, payloads: pa.BinaryArray) -> pa.StringArray:
     """Texts after their edits; most have none and are taken as they are."""
     changed = np.flatnonzero(np.asarray(rows.column("edits").is_valid()))
-    if not len(changed):
-        try:
-            return payloads.cast(pa.string())
-        except pa.ArrowInvalid:  # not UTF-8; below it gets a name
-            changed = np.arange(rows.num_rows)
+    try:
+        return _replaced(rows, payloads, changed).cast(pa.string())
+    except pa.ArrowInvalid:  # some row is not UTF-8 and has to be named
+        return _replaced(rows, payloads, np.arange(rows.num_rows)).cast(pa.string())
+
+
+def _replaced(rows: pa.Table, payloads: pa.BinaryArray, places: NDArray[np.int64]) -> pa.BinaryArray:
+    """Payloads with those of some places edited; StageError names a row whose edits do not fit or that is no UTF-8."""
+    if not len(places):
+        return payloads
     values = payloads.to_pylist()
-    for place in changed.tolist():
+    for place in places.tolist():
         (row,) = rows.slice(place, 1).to_pylist()
         values[place] = _named(row, edited_document, values[place])
-    return pa.array(values, pa.binary()).cast(pa.string())
+    return pa.array(values, pa.binary())
 
 
 def _captions(

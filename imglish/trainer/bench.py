@@ -41,37 +41,33 @@ def _measured(trainer: Trainer, place: Place, steps: int) -> Iterator[str]:
     results: list[StepResult] = []
 
     def read() -> None:
-        batches.append(next(trainer.loader))
+        batches[:] = [next(trainer.loader)]
 
     def work() -> None:
-        parts = split(batches[-1], config.accumulate, place.rank, place.world_size)
+        parts = split(batches[0], config.accumulate, place.rank, place.world_size)
         given = (trainer.model.config, config, place, trainer.seed, 0)
-        results.append(train_step(trainer.objective, trainer.optimizer, parts, *given))
+        results[:] = [train_step(trainer.objective, trainer.optimizer, parts, *given)]
 
     def both() -> None:
         read()
         work()
 
     batches = [next(trainer.loader)]
+    taken: dict[str, float] = {}
     told = trainer.facts["environment"]
     yield f"{told['device_name']}, {place.world_size} ranks, {told['threads']} threads each, {config.precision}"
     for name, call in (("reader only", read), ("step only", work), ("end to end", both)):
         seconds = _timed(call, steps, place)
         line = f"{name:<12} {1e3 * seconds:9.1f} ms a step {samples / seconds:10.1f} samples/s"
         if call is not read:
-            line += (
-                f" {results[-1].tokens / seconds:10.0f} tokens/s {results[-1].operations / seconds / 1e9:9.1f} Gops/s"
-            )
-        if call is not read and trainer.peak is not None:
-            line += f"  MFU {utilisation(results[-1].operations, seconds, trainer.peak, place.world_size):.1%}"
+            done = results[0]
+            line += f" {done.tokens / seconds:10.0f} tokens/s {done.operations / seconds / 1e9:9.1f} Gops/s"
+            if trainer.peak is not None:
+                line += f"  MFU {utilisation(done.operations, seconds, trainer.peak, place.world_size):.1%}"
+        taken[name] = seconds
         yield line
-
-
-def _work(result: StepResult, seconds: float, trainer: Trainer) -> str:
-    line = f"{result.tokens / seconds:10.0f} tokens/s {result.operations / seconds / 1e9:9.1f} Gop/s"
-    if trainer.peak is None:
-        return line
-    return f"{line}  MFU {utilisation(result.operations, seconds, trainer.peak, trainer.place.world_size):.1%}"
+    slower = max(("reader only", "step only"), key=taken.__getitem__)
+    yield f"the limit is the {slower.partition(' ')[0]}"
 
 
 def _timed(call: Callable[[], None], steps: int, place: Place) -> float:

@@ -1,7 +1,7 @@
 """What a run needs before it starts: memory of a device, operations, time, cost.
 
     budget = plan_budget(train, model_config, Terms("a100-40gb", world_size=256, mfu=0.4, price=1.5))
-    budget.memory_bytes, budget.days, budget.cost
+    budget.memory_bytes, budget.seconds, budget.cost
 
 Everything follows from shapes: every text row and caption is taken to be full, so real runs need a little less. Time is
 operations over what the devices do at the given share of their peak (`imglish.trainer.mfu`); waiting for data and

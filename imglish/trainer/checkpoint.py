@@ -83,6 +83,7 @@ class Checkpoints:
             if not self.asynchronous:
                 save_tensors(tensors, checkpoint_id=temporary, **group)
                 self._seal(temporary, step, facts)
+                self.place.wait()  # digests of large files take longer than a step may
                 return
             if self.place.device.type == "cpu":  # of tensors elsewhere torch takes the copy
                 tensors = tree_map_only(Tensor, lambda each: each.detach().clone(), tensors)
@@ -90,11 +91,12 @@ class Checkpoints:
         self._pending = self._pool.submit(self._seal_when, writing, temporary, step, facts)
 
     def finish(self) -> None:
-        """Wait until nothing is being written; TrainError when it could not be."""
+        """Wait until nothing is being written, on any rank; TrainError when it could not be."""
         pending, self._pending = self._pending, None
         if pending is not None:
             with _told(self.folder):
                 pending.result()
+            self.place.wait()
 
     def _seal_when(self, writing: Any, temporary: Path, step: int, facts: Mapping[str, Any]) -> None:
         writing.result()

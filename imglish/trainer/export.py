@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 from imglish.errors import TrainError
 from imglish.model import ModelConfig, MultiwayTransformer, save_released
 from imglish.trainer import checkpoint
+from imglish.trainer.run import read_run
 
 RELEASED = "beit3_released_layout.pth"
 
@@ -29,14 +30,15 @@ def export(run: Path, output: Path, average: bool = False, released: bool = Fals
     `average` takes the moving average of the parameters, `released` also writes a .pth under the official names
     (decoupled layout only). TrainError when there is no checkpoint or it has no average, ModelError for the layout.
     """
+    run = run.resolve()
     found = checkpoint.open_checkpoint(run) if run.name.startswith("step-") else checkpoint.latest(run / "checkpoints")
     if found is None:
         raise TrainError(f"{run} holds no checkpoint; give the folder of a run, or one of its checkpoints")
-    facts = json.loads((found.path.parent.parent / "run.json").read_bytes())
+    facts, train, _ = read_run(found.path.parent.parent / "run.json")
     config = TypeAdapter(ModelConfig).validate_json(json.dumps(facts["identity"]["model"]))
     with torch.device("cpu"):
         model = MultiwayTransformer(config)
-    if average and facts["train"]["ema"] is None:
+    if average and train.ema is None:
         raise TrainError(f"{run} keeps no moving average of its parameters; leave out --average, or set train.ema")
     checkpoint.load(found, {"average" if average else "model": model.state_dict()})
     output.mkdir(parents=True, exist_ok=True)
@@ -53,11 +55,12 @@ def card(facts: Mapping[str, Any], step: int, average: bool) -> str:
     """The model card of a run, from its `run.json`."""
     identity, train, corpus = facts["identity"], facts["train"], facts["corpus"]
     model, result = identity["model"], facts["result"]
+    scored = result is not None and result["step"] == step and not average  # what was scored is what is written
     sources = [f"| {name} | {licence} |" for name, licence in _licences(corpus["sources"])]
     scores = [
         f"| {name} | {score['positions']:,} | {score['cross_entropy_nats']:.3f} | "
         f"{score['unigram_entropy_nats']:.3f} | {score['accuracy']:.1%} |"
-        for name, score in ((result or {}).get("evaluation") or {}).items()
+        for name, score in ((result["evaluation"] if scored else None) or {}).items()
     ]
     return _CARD.format(
         layout=model["layout"],
@@ -75,7 +78,7 @@ def card(facts: Mapping[str, Any], step: int, average: bool) -> str:
         visual=identity["tokenizers"]["visual"],
         counts=", ".join(f"{count:,} {kind}" for kind, count in corpus["counts"].items()),
         sources="\n".join(sources) or "| (none named) | |",
-        scores="\n".join(scores) or "| (not evaluated) | | | | |",
+        scores="\n".join(scores) or "| (these weights were not evaluated) | | | | |",
     )
 
 

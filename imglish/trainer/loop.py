@@ -243,7 +243,7 @@ class Trainer:
             raise TrainError(
                 f"step {self.step}: {', '.join(bad)}; the batch's samples are listed in {path}; lower "
                 "train.learning_rate, raise train.warmup or use train.precision=fp32 and start in another folder, or "
-                f"pass over it with train.steps_to_skip=[{self.step}]"
+                f"pass over it with train.steps_to_skip={sorted({*self.config.steps_to_skip, self.step})}"
             )
 
     def _tensors(self) -> dict[str, Any]:
@@ -286,7 +286,8 @@ class Trainer:
     def evaluate(self) -> Evaluation | None:
         """Scores on the validation split, None when it has none of the batch's kinds; every rank must call it."""
         corpus = open_corpus(self.manifest, split="validation")
-        wanted = {kind: self.config.batch.get(kind, 0) for kind in KINDS if corpus.counts[kind]}
+        parts = self.place.world_size * self.config.accumulate  # every rank gets all, in what fits its memory
+        wanted = {kind: -(-self.config.batch.get(kind, 0) // parts) for kind in KINDS if corpus.counts[kind]}
         if not any(wanted.values()):
             return None
         limit = self.config.evaluate_samples

@@ -1,7 +1,7 @@
 """Masked data modelling: what one batch says about the model, as sums and counts.
 
     scores = masked_scores(model, {"pair": inputs, "text": inputs})
-    scores["pair/words"].loss_sum / scores["pair/words"].count      # nats per masked word
+    scores["pair/words"].loss_sum / scores["pair/words"].positions  # nats per masked word
     total_loss(scores, counts, weights).backward()
 
 Images predict codes, texts predict words, pairs predict both from one forward in which both sides are masked (ours: the

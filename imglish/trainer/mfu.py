@@ -8,12 +8,13 @@ twice (PaLM's definition of MFU, arXiv 2204.02311, appendix B).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Device:
-    """An accelerator: what its name contains, dense peaks in operations a second, memory in bytes."""
+    """An accelerator: a word of its name, dense peaks in operations a second, memory in bytes."""
 
     marker: str
     bf16: float
@@ -41,8 +42,8 @@ DEVICES = {
 
 def peak_of(name: str, precision: str) -> float | None:
     """Peak of a device by the name that torch gives it; None when it is not in the table (CPUs never are)."""
-    found = [device for device in DEVICES.values() if device.marker in name]
-    return max(found, key=lambda device: len(device.marker)).peak(precision) if found else None
+    found = [device for device in DEVICES.values() if re.search(rf"\b{device.marker}\b", name)]
+    return found[0].peak(precision) if found else None
 
 
 def utilisation(operations: float, seconds: float, peak: float, devices: int) -> float:

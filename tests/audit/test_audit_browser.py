@@ -140,6 +140,7 @@ def test_pages_are_turned(browser: Browser, look: LookServer) -> None:
         seen = page.page.locator(".sheet a").evaluate_all("all => all.map(a => a.href)")
         while page.page.get_by_role("link", name="Next page").count():
             page.page.get_by_role("link", name="Next page").click()
+            page.page.wait_for_load_state()
             seen += page.page.locator(".sheet a").evaluate_all("all => all.map(a => a.href)")
         assert len(seen) == len(set(seen)) == 40 + 6 + 5
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from imglish.audit.search import Query, Search
-from imglish.audit.words import build_index, words_path
+from imglish.audit.words import SPLIT, build_index, connect, words_in, words_path
 from imglish.errors import ManifestError
 from imglish.shards.manifest import load_manifest
 from tests.audit.audit_helpers import corpus
@@ -89,6 +89,13 @@ def test_words_are_found_with_the_index_and_without(search: Search, indexed: Sea
         assert len(plain) == 1
     if words == "captio":
         assert plain == []
+
+
+@pytest.mark.parametrize("text", ["हिन्दी में", "e\u0301te\u0301", "snake_case x²", "a\u200bb—c!", "ภาษาไทย १२"])
+def test_words_are_cut_as_the_index_cuts_them(text: str) -> None:
+    with connect() as duck:
+        (cells,) = duck.execute(f"SELECT string_split_regex($1, '{SPLIT}')", [text]).fetchone()
+    assert words_in(text) == [word for word in cells if word]
 
 
 def test_the_index_holds_every_word_of_every_caption_once(manifest: Path, indexed: Search) -> None:

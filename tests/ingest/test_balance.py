@@ -153,6 +153,16 @@ def test_concepts_are_kept_by_draws_of_seed_concept_and_record(tmp_path: Path) -
     assert all(found[f"web/{row['row']}"]["verdict"] == "keep" for row in rows if row["texts"][0] == "a red dog")
 
 
+def test_another_rule_moves_the_bit_of_what_balance_drops(tmp_path: Path) -> None:
+    rows = [pair(n, ["a dog"]) for n in range(50)]
+    chosen = recipe(tmp_path, {"cap": 10})
+    rules = (*chosen.decide.rules, "image_size")
+    more = chosen.model_copy(update={"decide": chosen.decide.model_copy(update={"rules": rules})})
+    fired = [{row["fired"] for row in verdicts(one, [rows]).values()} for one in (chosen, more)]
+    bits = [1 << (len(active_rules(one)) + 3) for one in (chosen, more)]
+    assert fired == [{0, bits[0]}, {0, bits[1]}] and bits[0] != bits[1]
+
+
 def test_draws_depend_neither_on_files_nor_on_buckets_nor_on_other_concepts(tmp_path: Path) -> None:
     rows = [pair(n, ["a dog", f"zebra {n}"] if n % 3 else ["a coral trout"]) for n in range(300)]
     rows += [pair(n, ["one dog more"], "best") for n in range(0, 300, 7)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,35 @@ def test_records_to_learn_from_do_not_depend_on_where_they_lie(tmp_path: Path) -
     assert found[0] == found[1] == found[2] == found[3]
     assert 0 < len(found[0]) < 50 and sum(len(x.payload) for x in found[0]) <= 3000
     assert [x.id for x in found[0]] == sorted(x.id for x in found[0])
+
+
+def test_of_a_picture_with_two_captions_the_same_one_is_learnt_wherever_it_lies(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    data = picture(1)
+    identity = record_id("image", data)
+    about = {"source": "s", "kind": "pair", "status": "ok", "payload": data, "bytes": len(data), "record_id": identity}
+    rows = [about | {"row": str(n), "captions": pack_json([text])} for n, text in enumerate(("second", "first"))]
+    orders = [[rows], [rows[::-1]], [rows[:1], rows[1:]], [rows[1:], rows[:1]]]
+    for order in orders:
+        landing = [store.put_table("landing", table(part, LANDING)).path for part in order]
+        (one,) = choose(store, {"landing": landing, "files": []}, "pair", 0, 10, by_bytes=False)
+        assert list(one.captions) == ["first"]
+
+
+def test_an_alignment_head_is_fitted_again_when_its_encoders_are_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pairs").mkdir()
+    (tmp_path / "pairs" / "0.png").write_bytes(picture(0))
+    (tmp_path / "pairs" / "0.txt").write_text("a caption")
+    chosen = recipe(tmp_path, {"alignment": {"pairs": ("pairs",)}}, "pair", ("alignment",))
+    made = small_stand_in()
+    units = []
+    for weights in ("stand-in", "others"):
+        found = replace(made, weights=weights)
+        monkeypatch.setattr("imglish.ingest.fitting.encoders_of", lambda settings, recipe, found=found: found)
+        units.append(scorer_unit("alignment", chosen, {}))
+    assert units[0].inputs != units[1].inputs and units[0].id != units[1].id
 
 
 # --------------------------------------------------------------------------------------------------------------------

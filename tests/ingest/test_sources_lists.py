@@ -71,6 +71,16 @@ def test_options_override_a_preset(tmp_path: Path) -> None:
         parts_of(source("url-list", "pair", preset="laoin"), tmp_path)
 
 
+@pytest.mark.parametrize("name", ["p.csv", "p.tsv"])
+def test_a_list_may_be_told_to_have_no_captions(tmp_path: Path, name: str) -> None:
+    write(tmp_path, {name: f"url\n{URL}\n{URL}?2\n".encode()})
+    rows = rows_of(source("url-list", "pair", captions=[]), tmp_path)
+    assert [(row.url, row.status, row.captions) for row in rows] == [
+        (URL, TO_FETCH, []),
+        (f"{URL}?2", TO_FETCH, []),
+    ]
+
+
 def test_hugging_face_parquet_has_images_in_a_struct(tmp_path: Path) -> None:
     images = [{"bytes": JPEG, "path": "a.jpg"}, {"bytes": None, "path": None}]
     write(tmp_path, {"train-00000-of-00001.parquet": parquet({"image": images, "text": ["A cat", "x"]})})

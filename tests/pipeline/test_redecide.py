@@ -122,6 +122,10 @@ def test_a_dry_run_refuses_what_needs_payloads(decided: Recipe) -> None:
         rehearse(decided, other(decided, "match.text.threshold=0.5"))
     with pytest.raises(StageError, match="a rule reads what was not measured yet"):
         rehearse(decided, other(decided, 'decide.rules=["preset:basic","pii","image_detail"]'))
+    fitted = other(decided, 'decide.rules=["preset:basic","pii","quality"]', 'decide.measure.quality.good=["texts"]',
+                   'decide.measure.quality.bad=["lines"]')  # fmt: skip
+    with pytest.raises(StageError, match=r"a rule reads what was not measured yet \(fit-quality.*which read payloads"):
+        rehearse(fitted, fitted)
     overlay = Overlay(decided.work, "/nowhere")
     with pytest.raises(StageError, match="a dry run reads no landing"):
         overlay.open(open_trail(f"{decided.work}/manifest.json").trail.files[0].landing)

@@ -54,6 +54,13 @@ def start_ranks(world_size: int, manifest: Path, *jobs: tuple[TrainConfig, Path]
     return processes
 
 
+def wait_for(process: subprocess.Popen[str], step: int) -> None:
+    """Until the first process has done a step."""
+    assert process.stdout is not None
+    while int(process.stdout.readline()) < step:
+        pass
+
+
 def finish(processes: Sequence[subprocess.Popen[str]], timeout: float = 120) -> list[tuple[int, str]]:
     """Exit status and what was said on standard error, by rank."""
     found = []

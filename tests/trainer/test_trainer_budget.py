@@ -121,7 +121,9 @@ def test_peaks_are_found_by_the_names_that_torch_gives() -> None:
     assert peak_of("NVIDIA A100-SXM4-40GB", "bf16") == 312e12
     assert peak_of("NVIDIA H100 80GB HBM3", "fp32") == 67e12
     assert peak_of("NVIDIA L40S", "bf16") == DEVICES["l40s"].bf16
-    assert peak_of("AMD EPYC", "bf16") is None
+    assert peak_of("NVIDIA A10", "bf16") == DEVICES["a10"].bf16
+    for other in ("AMD EPYC", "NVIDIA A10G", "NVIDIA L40"):
+        assert peak_of(other, "bf16") is None
 
 
 def test_a_run_is_planned_before_its_corpus_is_there() -> None:
@@ -130,5 +132,7 @@ def test_a_run_is_planned_before_its_corpus_is_there() -> None:
     lines = list(plan_training(recipe, terms=Terms(world_size=8)))
     assert lines[0].startswith("giant (shared), 1,9") and any("MFU" in line for line in lines)
     assert "left out" in lines[-1]
+    told = next(line for line in lines if line.startswith("the paper's run"))
+    assert "an MFU of 14.6%" in told  # of the paper's batch and steps, whatever this recipe asks for
     with pytest.raises(RecipeError, match="--device a101 is not known; there are a100-40gb"):
         list(plan_training(recipe, terms=Terms("a101")))

@@ -7,7 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imglish.errors import TrainError
-from imglish.trainer.checkpoint import latest, load, open_checkpoint, save
+from imglish.trainer.checkpoint import Checkpoints, latest, load, open_checkpoint, save
+from imglish.trainer.parallel import Place
 
 
 def tensors(value: float = 0.0) -> dict[str, Any]:
@@ -21,6 +22,20 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
     load(found, fresh)
     assert torch.equal(fresh["model"]["weight"], torch.full((3, 2), 2.5))
     assert fresh["optimizer"]["weight"]["step"] == 2.5
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_no_rank_goes_on_before_the_leader_has_sealed(tmp_path: Path, asynchronous: bool) -> None:
+    seen: list[list[str]] = []
+
+    class Watched(Place):
+        def wait(self) -> None:
+            seen.append([path.name for path in tmp_path.iterdir()])
+
+    checkpoints = Checkpoints(tmp_path, Watched(0, 1, torch.device("cpu")), asynchronous=asynchronous)
+    checkpoints.save(1, tensors(1), {})
+    checkpoints.finish()
+    assert seen == [[".tmp-step-00000001"], ["step-00000001"]]
 
 
 def test_the_newest_two_stay(tmp_path: Path) -> None:

@@ -30,6 +30,9 @@ def test_an_exported_model_is_the_trained_one_with_a_card(manifest: Path, tmp_pa
     text = (tmp_path / "model" / "README.md").read_text()
     for part in ("small@1", "Step 4 of 4", "| drawn | not stated |", "1" * 64, "6 pair", "pair/words"):
         assert part in text, part
+    for other in ("before", "average"):
+        text = (tmp_path / other / "README.md").read_text()
+        assert "these weights were not evaluated" in text and "pair/words" not in text
 
 
 def test_a_decoupled_model_is_exported_under_the_official_names(manifest: Path, tmp_path: Path) -> None:
@@ -54,3 +57,7 @@ def test_what_cannot_be_exported_says_why(manifest: Path, tmp_path: Path) -> Non
     part.write_bytes(part.read_bytes()[:-1])
     with pytest.raises(TrainError, match="is torn"):
         export(tmp_path / "run", tmp_path / "model")
+    train(manifest, config(steps=1), 5, tmp_path / "other")
+    (tmp_path / "other" / "run.json").unlink()
+    with pytest.raises(TrainError, match=r"run\.json cannot be read"):
+        export(tmp_path / "other", tmp_path / "model")

@@ -3,7 +3,6 @@ import math
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +11,11 @@ import torch
 
 from imglish.errors import TrainError
 from imglish.recipe import TrainConfig
+from imglish.shards.loader import validation_batches
 from imglish.trainer import loop, train
-from imglish.trainer.metrics import TIMED, read_metrics
 from imglish.trainer.parallel import Place
+from tests.trainer.rank_helpers import start_ranks, untimed, wait_for
 from tests.trainer.trainer_helpers import config, corpus
-
-TRAIN = """
-import sys
-from imglish.errors import ImglishError
-from imglish.recipe import TrainConfig
-from imglish.trainer import train
-try:
-    train(sys.argv[1], TrainConfig.model_validate_json(sys.argv[2]), 5, sys.argv[3],
-          progress=lambda record: print(record["step"], flush=True))
-except ImglishError as error:
-    print(error, file=sys.stderr)
-    sys.exit(error.exit_code)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -36,31 +23,19 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return corpus(tmp_path_factory.mktemp("corpus"))
 
 
-def start(manifest: Path, settings: TrainConfig, out: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", TRAIN, str(manifest), settings.model_dump_json(), str(out)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 def interrupt(process: subprocess.Popen[str], step: int, number: signal.Signals) -> tuple[int, str]:
     """Wait for a step, send a signal; the exit code and what was said."""
     with process:
-        assert process.stdout is not None and process.stderr is not None
-        while int(process.stdout.readline()) < step:
-            pass
+        wait_for(process, step)
         process.send_signal(number)
-        said = process.stderr.read()
+        said = process.stderr.read() if process.stderr is not None else ""
     return process.returncode, said
-
-
-def untimed(out: Path) -> list[dict[str, Any]]:
-    records = read_metrics(out / "metrics.jsonl")
-    return [{name: value for name, value in record.items() if name not in TIMED} for record in records]
 
 
 def test_a_killed_and_resumed_run_has_the_losses_of_one_that_was_not(manifest: Path, tmp_path: Path) -> None:
     settings = config(precision="bf16")
     train(manifest, settings, 5, tmp_path / "whole")
-    code, _ = interrupt(start(manifest, settings, tmp_path / "killed"), 7, signal.SIGKILL)
+    code, _ = interrupt(start_ranks(1, manifest, (settings, tmp_path / "killed"))[0], 7, signal.SIGKILL)
     assert code == -signal.SIGKILL
     assert max(record["step"] for record in untimed(tmp_path / "killed")) >= 7
     result = train(manifest, settings, 5, tmp_path / "killed")
@@ -72,12 +47,12 @@ def test_a_killed_and_resumed_run_has_the_losses_of_one_that_was_not(manifest: P
 
 def test_a_run_told_to_stop_saves_exits_75_and_goes_on(manifest: Path, tmp_path: Path) -> None:
     settings = config(steps=100_000, checkpoint_every=100_000)
-    code, said = interrupt(start(manifest, settings, tmp_path), 2, signal.SIGTERM)
+    code, said = interrupt(start_ranks(1, manifest, (settings, tmp_path))[0], 2, signal.SIGTERM)
     saved = untimed(tmp_path)[-1]["step"]
     assert code == 75
     assert f"SIGTERM received: saved step {saved}" in said
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [f"step-{saved:08d}"]
-    again = start(manifest, settings, tmp_path)
+    again = start_ranks(1, manifest, (settings, tmp_path))[0]
     assert again.stdout is not None
     assert int(again.stdout.readline()) == saved + 1
     again.kill()
@@ -122,7 +97,7 @@ def test_fields_that_do_not_change_the_run_may_differ_on_resume(manifest: Path, 
 def test_a_loss_or_gradient_that_is_not_finite_stops_with_the_batch(
     manifest: Path, tmp_path: Path, poison: str
 ) -> None:
-    trainer = loop.Trainer(str(manifest), config(), 5, tmp_path, Place(0, 1, torch.device("cpu")))
+    trainer = loop.Trainer(str(manifest), config(steps_to_skip=(9,)), 5, tmp_path, Place(0, 1, torch.device("cpu")))
     trainer.start("auto")
     head = trainer.model.mlm_head
     if poison == "loss":
@@ -130,7 +105,7 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_with_the_batch(
             head.bias[7] = math.nan
     else:
         head.weight.register_hook(lambda gradient: gradient * math.inf)
-    with pytest.raises(TrainError, match=r"step 1: .*failed-batch-00000001\.json"):
+    with pytest.raises(TrainError, match=r"step 1: .*failed-batch-00000001\.json.*steps_to_skip=\[1, 9\]"):
         trainer.run(None)
     trainer.close()
     listed = json.loads((tmp_path / "failed-batch-00000001.json").read_text())
@@ -142,6 +117,20 @@ def test_time_that_is_over_ends_the_run_with_a_checkpoint(manifest: Path, tmp_pa
     result = train(manifest, config(max_minutes=1e-9, steps=5), 5, tmp_path / "never")
     assert (result.status, result.step) == ("out of time", 1)
     assert result.checkpoint.is_dir()
+
+
+def test_what_fits_in_training_fits_in_evaluation(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def watched(*given: Any, **named: Any) -> Any:
+        asked.append(named["batch"])
+        return validation_batches(*given, **named)
+
+    monkeypatch.setattr(loop, "validation_batches", watched)
+    train(manifest, config(steps=1, batch={"pair": 4, "image": 2, "text": 2}, accumulate=2), 5, tmp_path)
+    assert asked == [{"pair": 2, "image": 1, "text": 1}]
 
 
 def test_a_tiny_model_learns_what_it_is_shown(manifest: Path, tmp_path: Path) -> None:

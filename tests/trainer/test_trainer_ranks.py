@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 
 from imglish.recipe import TrainConfig
 from imglish.trainer import train
-from tests.trainer.rank_helpers import finish, run_ranks, start_ranks, untimed
+from tests.trainer.rank_helpers import finish, run_ranks, start_ranks, untimed, wait_for
 from tests.trainer.trainer_helpers import config, corpus
 
 STEPS = 16
@@ -76,12 +75,6 @@ def test_what_two_shards_saved_one_process_continues(manifest: Path, runs: Path)
     assert result.status == "finished"
     assert largest_difference(untimed(runs / "one"), untimed(runs / "fsdp")) < 1e-5
     assert json.loads((runs / "fsdp" / "run.json").read_text())["starts"] == [0, 8]
-
-
-def wait_for(process: "subprocess.Popen[str]", step: int) -> None:
-    assert process.stdout is not None
-    while int(process.stdout.readline()) < step:
-        pass
 
 
 def test_a_rank_that_is_killed_ends_the_other_with_one_error_and_the_run_goes_on_as_if_nothing_had_happened(
