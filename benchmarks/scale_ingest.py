@@ -44,7 +44,7 @@ from imglish.stages import Commit, Engine, Receipt, Unit, counts_of, run_map
 from imglish.storage import Output, Store
 from imglish.tokenize.rows import LandingFile
 from imglish.tokenize.select import select
-from imglish.trainer.budget import Terms
+from imglish.training_budget import Terms
 
 TRAIN, VALIDATION = 3_072, 28
 """Shards, those of `benchmarks.scale`."""

@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from imglish.export import export
 from imglish.model import MultiwayTransformer
 from imglish.recipe import TrainConfig
 from imglish.shards.loader import validation_batches
@@ -32,7 +33,6 @@ from imglish.shards.masks import Masks
 from imglish.shards.reader import open_corpus
 from imglish.trainer import step as step_module
 from imglish.trainer.evaluate import evaluate, with_other_images
-from imglish.trainer.export import export
 from imglish.trainer.loop import Trainer
 from imglish.trainer.losses import NAMES, Objective
 from imglish.trainer.metrics import read_metrics

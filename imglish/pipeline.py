@@ -140,7 +140,7 @@ class Pipeline:
 
     def _refit(self, fit: _Fit, files: Sequence[Selected]) -> dict[str, Any]:
         if self._trained_here(fit):
-            from imglish.trainer.vqkd_corpus import train_on_corpus  # torch is loaded only where it is needed
+            from imglish.trainer.vqkd.corpus import train_on_corpus  # torch is loaded only where it is needed
 
             found = train_on_corpus(self.store, self.recipe, files, self.progress, self.note)
             write_lock(self.store, read_lock(self.store) | {fit.key: found})

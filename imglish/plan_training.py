@@ -19,8 +19,8 @@ from imglish.recipe_train import pretrain_giant
 from imglish.shards.forecast import KindForecast, forecast
 from imglish.shards.loader import corpus_order
 from imglish.shards.reader import Corpus, open_corpus
-from imglish.trainer.budget import Terms, implied_mfu, plan_budget
 from imglish.trainer.mfu import DEVICES
+from imglish.training_budget import Terms, implied_mfu, plan_budget
 
 VLMO_LENGTHS = (196, 40)
 """Ids of a text and of a caption in VLMo, the authors' earlier model; BEiT-3 gives none."""

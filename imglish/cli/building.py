@@ -48,7 +48,7 @@ def plan(
     chosen = load_recipe(recipe, overrides or ())
     if train:
         from imglish.plan_training import plan_training
-        from imglish.trainer.budget import Terms
+        from imglish.training_budget import Terms
 
         for line in plan_training(chosen, manifest, Terms(device, world_size, mfu, 1.5 if price is None else price)):
             typer.echo(line)

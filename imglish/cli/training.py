@@ -56,7 +56,7 @@ def export(
     released: Annotated[bool, typer.Option("--released", help="Also a .pth with the official names.")] = False,
 ) -> None:
     """Write a trained model for others: model.safetensors, config.json, and a card with corpus and licences."""
-    from imglish.trainer.export import export as write
+    from imglish.export import export as write
 
     for path in write(run, output, average, released):
         typer.echo(path)
@@ -70,7 +70,7 @@ def bench(
     steps: Annotated[int, typer.Option(min=1, help="Timed steps of each part.")] = 20,
 ) -> None:
     """Time reader, training step and both together on this machine, and say which of them is the limit."""
-    from imglish.trainer.bench import bench as measure
+    from imglish.bench import bench as measure
 
     chosen = load_recipe(recipe, overrides or ())
     for line in measure(manifest or f"{chosen.work}/manifest.json", chosen.train, chosen.seed, steps):

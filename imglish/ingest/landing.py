@@ -37,6 +37,8 @@ FOLDER = "landing"
 FILE_BYTES = 128 << 20
 """Payload bytes of one landing file; one payload more may go over it."""
 FILE_ROWS = 1 << 18
+_OVER = 16 << 20
+"""Bytes for the payload that goes over FILE_BYTES; only a larger one has the buffer copied."""
 _COLUMNS = (
     "record_id", "row", "captions", "url", "licence", "bytes", "sha256", "status", "detail", "attempts", "receipt",
 )  # fmt: skip
@@ -193,7 +195,7 @@ class _Rows:
 
     def __init__(self) -> None:
         self.clear()
-        self._buffer = np.empty(FILE_BYTES, np.uint8)  # huge pages; those never touched cost nothing
+        self._buffer = np.empty(FILE_BYTES + _OVER, np.uint8)  # huge pages; those never touched cost nothing
         self._view = self._buffer.data
 
     def clear(self) -> None:
@@ -218,7 +220,7 @@ class _Rows:
             self.size = end
 
     def _grow(self, size: int) -> None:
-        """For the one payload that may go over FILE_BYTES."""
+        """For a payload of more than _OVER that goes over FILE_BYTES."""
         grown = np.empty(size, np.uint8)
         grown[: self.size] = self._buffer[: self.size]
         self._buffer, self._view = grown, grown.data

@@ -298,6 +298,7 @@ def test_one_unit_lands_in_files_of_bounded_size_each_sorted(counted: Recipe) ->
 
 def test_payload_bytes_close_a_file_too(counted: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(landing_module, "FILE_BYTES", 30)
+    monkeypatch.setattr(landing_module, "_OVER", 0)
     ((receipt,),) = land(store_of(counted), Inline(), counted).values()
     sizes = [sum(row["bytes"] or 0 for row in store_of(counted).read_table(file.path).to_pylist())
              for file in landing_files([receipt])]  # fmt: skip

@@ -18,9 +18,9 @@ from imglish.shards.images import StoredImage, store_image
 from imglish.tokenize.visual import read_visual
 from imglish.tokenize.vqkd_network import nearest
 from imglish.trainer.metrics import read_metrics
-from imglish.trainer.teachers import open_teacher
-from imglish.trainer.vqkd import Fitted, train_vqkd
-from imglish.trainer.vqkd_codebook import MovingCodebook
+from imglish.trainer.vqkd.codebook import MovingCodebook
+from imglish.trainer.vqkd.teachers import open_teacher
+from imglish.trainer.vqkd.train import Fitted, train_vqkd
 from tests.pipeline.corpora import drawing
 
 

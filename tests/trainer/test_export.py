@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from imglish.errors import ModelError, TrainError
+from imglish.export import export
 from imglish.model import MultiwayTransformer
 from imglish.trainer import train
-from imglish.trainer.export import export
 from tests.trainer.trainer_helpers import config, corpus
 
 

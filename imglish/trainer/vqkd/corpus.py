@@ -20,7 +20,7 @@ from imglish.storage import Store
 from imglish.tokenize.fit import chosen_images, put_visual
 from imglish.tokenize.select import Selected
 from imglish.tokenize.tasks import IMAGE_VERSIONS
-from imglish.trainer.vqkd import train_vqkd
+from imglish.trainer.vqkd.train import train_vqkd
 
 STAGE = "train-vqkd"
 

@@ -16,8 +16,8 @@ from imglish.plan_training import plan_training
 from imglish.recipe import TrainConfig, make_recipe
 from imglish.recipe_train import pretrain_base, pretrain_giant, pretrain_large
 from imglish.records import Kind
-from imglish.trainer.budget import Terms, activation_bytes, implied_mfu, parameter_counts, plan_budget, planned_work
 from imglish.trainer.mfu import DEVICES, peak_of, utilisation
+from imglish.training_budget import Terms, activation_bytes, implied_mfu, parameter_counts, plan_budget, planned_work
 
 MASKED = {"image/codes": 30, "pair/codes": 20, "pair/words": 8, "text/words": 9}
 

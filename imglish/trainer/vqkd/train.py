@@ -38,9 +38,9 @@ from imglish.trainer import checkpoint
 from imglish.trainer.metrics import MetricsLog
 from imglish.trainer.run import check_identity
 from imglish.trainer.signals import stop_signals
-from imglish.trainer.teachers import Teacher, open_teacher
-from imglish.trainer.vqkd_codebook import MovingCodebook
-from imglish.trainer.vqkd_photos import Photos, Pixels, Targets
+from imglish.trainer.vqkd.codebook import MovingCodebook
+from imglish.trainer.vqkd.photos import Photos, Pixels, Targets
+from imglish.trainer.vqkd.teachers import Teacher, open_teacher
 
 Images = Iterable[tuple[bytes, StoredImage]]
 Progress = Callable[[int, int, dict[str, Any]], None]
