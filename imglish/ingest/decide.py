@@ -48,15 +48,14 @@ from imglish.seeds import stream, uniform
 from imglish.stages import Commit, Engine, Progress, Receipt, Unit, find_receipt, run_group
 from imglish.storage import LOOKUP_ROWS, Output, Store
 
-VERSION = 4
+VERSION = 5
 FOLDER = "tables"
 PIECE_ROWS = 150_000
 """Rows loaded at once, and rows of the landing files that are written together; about 25 MB."""
 BUCKET_ROWS = 150_000
 """Rows of a bucket of records, when the recipe does not give their number; about 25 MB.
 
-With 500,000 rows a bucket a Dask worker of 4 GB died at 35 million rows (docs/logbook.md), presumably since Dask puts
-buckets into partitions by a hash, so that one of several hundred gets six of them."""
+Dask puts buckets into partitions by a hash, so that one of several hundred gets six of them."""
 
 
 class Decided(NamedTuple):

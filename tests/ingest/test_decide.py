@@ -243,3 +243,13 @@ def test_every_annotations_file_gets_decisions_row_by_row_however_files_are_grou
     again = InlineEngine()
     assert decide(store, again, recipe(), annotated) == found
     assert not again.receipts
+
+
+def test_rows_without_a_record_lie_in_no_bucket_together() -> None:
+    rows = [image(f"{n:04d}", content=str(n)) for n in range(300)]
+    rows += [image(f"lost{n:04d}", status="http_404", record_id=None, width=None) for n in range(1000)]
+    judged = judge(table(rows, ANNOTATIONS), recipe(), unit=3, buckets=10)
+    buckets, lost = judged["bucket"].to_numpy(), judged["record_id"].is_null().to_numpy()
+    assert np.bincount(buckets[lost], minlength=10).tolist() == [100] * 10
+    for at, (bucket, record) in enumerate(zip(buckets, judged["record_id"].to_pylist(), strict=True)):
+        assert lost[at] or bucket == int.from_bytes(record[:8], "big") % 10
