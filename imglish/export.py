@@ -31,7 +31,8 @@ def export(run: Path, output: Path, average: bool = False, released: bool = Fals
     (decoupled layout only). TrainError when there is no checkpoint or it has no average, ModelError for the layout.
     """
     run = run.resolve()
-    found = checkpoint.open_checkpoint(run) if run.name.startswith("step-") else checkpoint.latest(run / "checkpoints")
+    chosen = run.name.startswith("step-") and run.is_dir()
+    found = checkpoint.open_checkpoint(run) if chosen else checkpoint.latest(run / "checkpoints")
     if found is None:
         raise TrainError(f"{run} holds no checkpoint; give the folder of a run, or one of its checkpoints")
     facts, train, _ = read_run(found.path.parent.parent / "run.json")

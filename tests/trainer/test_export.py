@@ -49,6 +49,8 @@ def test_what_cannot_be_exported_says_why(manifest: Path, tmp_path: Path) -> Non
     with pytest.raises(TrainError, match="holds no checkpoint"):
         export(tmp_path, tmp_path / "model")
     train(manifest, config(steps=1), 5, tmp_path / "run")
+    with pytest.raises(TrainError, match="step-00000009 holds no checkpoint"):
+        export(tmp_path / "run" / "checkpoints" / "step-00000009", tmp_path / "model")
     with pytest.raises(TrainError, match="keeps no moving average"):
         export(tmp_path / "run", tmp_path / "model", average=True)
     with pytest.raises(ModelError, match="shared"):
