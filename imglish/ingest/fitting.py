@@ -205,6 +205,8 @@ def choose(
     order = order[np.asarray(pc.equal(rows.column("status"), "ok"))[order]]
     ids = np.stack([high[order], low[order]])
     order = order[np.concatenate([[True], (ids[:, 1:] != ids[:, :-1]).any(axis=0)])[: len(order)]]
+    if by_bytes:
+        order = order[size[order] <= budget]  # one that is too large would end the sample
     order = order[np.cumsum(size[order] if by_bytes else np.ones(len(order), np.int64)) <= budget]
     found = [given[n] for n in place[order[owner[order] == len(spec["landing"])]].tolist()]
     for number, path in enumerate(spec["landing"]):

@@ -16,7 +16,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from imglish.ingest.checks import check_captions
@@ -28,9 +30,9 @@ from imglish.ingest.listing import Listed
 from imglish.ingest.robots import ROBOTS, Robots, agent_of, fetch_robots, origins_of
 from imglish.ingest.sources.base import TO_FETCH, Row
 from imglish.recipe import FetchConfig, Recipe, SourceConfig
-from imglish.records import unpack_json
+from imglish.records import LANDING, unpack_json
 from imglish.stages import Commit, Engine, Progress, Receipt, Unit, find_receipts
-from imglish.storage import Output, Store
+from imglish.storage import Output, Store, read_rows
 
 STAGE = "land"
 VERSION = 2
@@ -291,10 +293,9 @@ def _read_robots(store: Store, path: str | None, rows: Sequence[Row]) -> pa.Tabl
 
 def _take_over(store: Store, work: Work) -> Iterator[Row]:
     """The unit's rows, those that an earlier landing has with its outcome instead of `TO_FETCH`."""
-    old: dict[str, Mapping[str, Any]] = {}
-    for path in work.earlier:
-        old |= {row["row"]: row for row in store.read_table(path).to_pylist()}
-    for row in work.listed.read(store):
+    listed = list(work.listed.read(store))
+    old = _landed_before(store, work.earlier, [row.row for row in listed])
+    for row in listed:
         known = old.get(row.row)
         if row.status == TO_FETCH and work.source.kind == "pair":
             row = check_captions(row)  # a pair without captions is of no use, so nothing is asked for
@@ -306,6 +307,18 @@ def _take_over(store: Store, work: Work) -> Iterator[Row]:
             receipt = unpack_json(known["receipt"])
             same = {name: known[name] for name in ("payload", "status", "detail", "attempts")}
             yield replace(row, receipt=receipt, **same)
+
+
+def _landed_before(store: Store, paths: Sequence[str], names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """Rows of landing files by name, of `names` alone: a range of small hosts spans files of whole large ones."""
+    found: dict[str, Mapping[str, Any]] = {}
+    asked = pa.array(names, pa.string())
+    for path in paths:
+        held = store.read_table(path, ["row"]).column("row")
+        places = np.flatnonzero(pc.is_in(held, value_set=asked).to_numpy(zero_copy_only=False))
+        for rows in read_rows(store, path, places, LANDING.names):
+            found |= {row["row"]: row for row in rows.to_pylist()}
+    return found
 
 
 def _as_expected(row: Row, known: Mapping[str, Any]) -> bool:

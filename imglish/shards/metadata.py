@@ -93,7 +93,7 @@ class Metadata:
         first = survivor(members)
         for origin, member in enumerate(members):
             facts = picture if member is first else NO_PICTURE
-            said = "\n".join(lines[origin]) if lines[origin] else None
+            said = "\n".join(lines[origin]) if origin in lines else None
             self.add_occurrence("pair", key, member, captions=used[origin], text=said, **facts)
         for origin, caption in zip(origins, ids, strict=True):
             self.add_values("ids", "pair", members[origin], caption)

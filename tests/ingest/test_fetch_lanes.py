@@ -24,12 +24,12 @@ from imglish.errors import RecipeError
 from imglish.ingest.addresses import clean_url, host_of
 from imglish.ingest.hosts import URL_BITS, Buckets, bucket_bits, bucket_of, cut, place_of
 from imglish.ingest.land import land, land_units, landing_files
-from imglish.ingest.lanes import Work, cut_lanes, lane_unit
+from imglish.ingest.lanes import Work, _landed_before, cut_lanes, lane_unit
 from imglish.ingest.listing import Listed, common_hosts, listed, listed_table, listed_tables
 from imglish.ingest.retries import LiveRates, matches, parse_classes
 from imglish.ingest.sources.urls import UrlList
 from imglish.recipe import FetchConfig, Recipe, SourceConfig, make_recipe
-from imglish.records import unpack_json
+from imglish.records import LANDING, table, unpack_json
 from imglish.stages import Receipt, counts_of
 from imglish.storage import Store
 from imglish.walk import NoEngine, WatchedStore
@@ -37,6 +37,7 @@ from tests.ingest.engine_helpers import Inline
 from tests.ingest.source_helpers import write
 from tests.ingest.web_helpers import Web, body, image_bytes, never, redirect, status
 
+URL_OF_ALL = "https://x.example/a.jpg"
 JPEG = image_bytes()
 PNG = image_bytes("PNG")
 QUICK = {"deadline": 1.0, "retries": 0, "host_delay": 0.0, "backoff": 0.01}
@@ -517,3 +518,13 @@ def test_a_list_by_columns_breaks_off_where_the_rows_do(tmp_path: Path) -> None:
     (part,) = UrlList().parts(config, str(tmp_path))
     table = pa.concat_tables([table for table, _ in listed_tables(UrlList(), config, part)])
     assert Counter(table.column("status").to_pylist()) == {"to_fetch": 1024, "bad_row": 1}
+
+
+def test_of_earlier_landing_only_the_rows_asked_for_are_read(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    about = {"source": "s", "kind": "pair", "status": "ok", "url": URL_OF_ALL}
+    rows = [about | {"row": f"r{n:04d}", "payload": bytes(1000), "bytes": 1000} for n in range(600)]
+    paths = [store.put_table("landing", table(part, LANDING)).path for part in (rows[:300], rows[300:])]
+    found = _landed_before(store, paths, ["r0007", "r0450", "r9999"])
+    assert {name: len(row["payload"]) for name, row in found.items()} == {"r0007": 1000, "r0450": 1000}
+    assert _landed_before(store, paths, []) == {}

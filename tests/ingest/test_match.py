@@ -7,14 +7,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from imglish.digests import record_id
 from imglish.engines.dask import DaskEngine
 from imglish.engines.spark import SparkEngine
 from imglish.errors import RecipeError, SourceError
+from imglish.ingest.match.verify import targets
 from imglish.pipeline import Pipeline
 from imglish.plan import Terms, plan
 from imglish.recipe import make_recipe
@@ -385,3 +388,11 @@ def test_capped_keys_are_counted_and_their_records_still_cluster(tmp_path: Path)
     assert counts[0]["capped"] >= 14 * 0.8
     few, every = 16 * 15 // 2 + 16 * (90 - 16), 90 * 89 // 2
     assert few <= sum(edge.rows for edge in found.matched.edges) < every
+
+
+def test_the_pairs_of_one_record_are_compared_in_many_buckets() -> None:
+    ids = [record_id("text", str(n).encode()) for n in range(2001)]
+    pairs = pa.table({"a": pa.array([ids[0]] * 2000, pa.binary()), "b": pa.array(ids[1:], pa.binary())})
+    counts = np.bincount(targets(pairs, 10), minlength=10)
+    assert counts.min() > 150 and counts.max() < 270
+    assert (targets(pairs, 10) == targets(pairs.slice(0), 10)).all() and len(targets(pairs.slice(0, 0), 10)) == 0

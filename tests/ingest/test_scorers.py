@@ -400,3 +400,14 @@ def test_the_command_says_how_well_a_scorer_tells_apart_and_a_plan_needs_none(
     assert "ROC AUC 1.000" in result.output and "drops 5 % of the good ones" in result.output
     refused = CliRunner().invoke(app, ["fit", "alignment", str(file)])
     assert isinstance(refused.exception, RecipeError) and "name sources or folders in `pairs`" in str(refused.exception)
+
+
+def test_a_document_larger_than_the_budget_does_not_end_the_sample(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    rows = []
+    for data in (b"x" * 5000, *(text.encode() for text in texts(GOOD, 20, "t"))):
+        about = {"source": "s", "row": str(len(rows)), "kind": "text", "status": "ok"}
+        rows.append(about | {"payload": data, "bytes": len(data), "record_id": record_id("text", data)})
+    landing = [store.put_table("landing", table(rows, LANDING)).path]
+    for seed in range(40):  # in some of them it has the smallest draw
+        assert choose(store, {"landing": landing, "files": []}, "text", seed, 1000, by_bytes=True)

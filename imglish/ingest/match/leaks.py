@@ -41,7 +41,8 @@ FOLDER = "tables"
 RULE = "contaminated@1"
 FLOORS = {"image": 0.7, "text": 0.3}
 """Least stored similarity and containment; the recipe's limits may not be below them."""
-_BATCH = 256
+_BATCH, _CHARACTERS = 256, 1 << 17
+"""Texts, or characters, that are looked at together: words and runs take some twenty bytes a character."""
 
 U64 = NDArray[np.uint64]
 
@@ -152,12 +153,14 @@ class LeakTask:
         for kind, column in columns.items():
             wanted = np.flatnonzero(kinds == kind)
             texts: list[tuple[int, int, str]] = []
+            size = 0
             for place, value in _column(self.store, unit.spec["landing"], wanted, column):
                 said = [value.decode("utf-8")] if kind == "text" else unpack_json(value)
                 texts += [(place, number, text) for number, text in enumerate(said)]
-                if len(texts) >= _BATCH:
+                size += sum(map(len, said))
+                if len(texts) >= _BATCH or size >= _CHARACTERS:
                     hits += held.text_hits(texts, kind, unit.params["set"])
-                    texts = []
+                    texts, size = [], 0
             hits += held.text_hits(texts, kind, unit.params["set"])
         return hits
 
@@ -223,11 +226,11 @@ class _Held:
         rows, found = [], []
         for column in range(keys.shape[1]):
             row, place = _join(keys[:, column], self._keys)
-            rows.append(row)
-            found.append(self._order[place] // self._width)
-        row, item = np.concatenate(rows), np.concatenate(found)
-        close = np.bitwise_count(hashes[row] ^ self.hashes[item]) <= radius
-        pairs = np.unique(np.stack([row[close], item[close]], axis=1), axis=0)
+            item = self._order[place] // self._width
+            close = np.bitwise_count(hashes[row] ^ self.hashes[item]) <= radius
+            rows.append(row[close])
+            found.append(item[close])
+        pairs = np.unique(np.stack([np.concatenate(rows), np.concatenate(found)], axis=1), axis=0)
         return pairs[:, 0], pairs[:, 1]
 
     def text_hits(self, texts: Sequence[tuple[int, int, str]], kind: str, name: str) -> list[tuple[Any, ...]]:

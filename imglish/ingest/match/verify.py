@@ -28,7 +28,7 @@ from imglish.shards.images import probe_with
 from imglish.stages import Commit, Receipt, Unit, find_receipt
 from imglish.storage import Store, read_rows
 
-VERSION = 1
+VERSION = 2
 FOLDER = "tables"
 
 WANTED = pa.schema(
@@ -52,9 +52,9 @@ COMPARED = pa.schema(
 
 
 def targets(candidates: pa.Table, buckets: int) -> NDArray[np.int32]:
-    """The bucket of `match-verify` that compares each pair: by its smaller id."""
-    low = record_halves(candidates.column("a"))[1]
-    return np.asarray(mix(low) % np.uint64(buckets) if len(low) else low).astype(np.int32)
+    """The bucket of `match-verify` that compares each pair: by both ids, as one record may stand in a million pairs."""
+    a, b = (record_halves(candidates.column(name))[1] for name in ("a", "b"))
+    return np.asarray(mix(a ^ mix(b)) % np.uint64(buckets) if len(a) else a).astype(np.int32)
 
 
 @dataclass(frozen=True)
