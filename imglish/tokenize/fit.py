@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from imglish.digests import file_digest
+from imglish.digests import file_digest, record_halves
 from imglish.errors import StageError, TokenizerError
 from imglish.recipe import (
     CodebookConfig,
@@ -184,15 +184,20 @@ def visual_notes(tokenizer: VisualTokenizer, kind: str) -> dict[str, Any]:
 
 
 def training_texts(store: Store, files: Sequence[Paths], budget: int, seed: int) -> Iterator[str]:
-    """Documents and captions to train on, after their edits, in the order of record ids."""
-    candidates = [_text_candidates(store, paths, number) for number, paths in enumerate(files)]
-    rows = pa.concat_tables(candidates) if candidates else pa.table({})
-    if not rows.num_rows:
+    """Documents and captions to train on, after their edits, in the order of record ids.
+
+    Held are about 120 bytes for each candidate of the corpus and all of the chosen.
+    """
+    candidates = [_text_candidates(store, paths) for paths in files]
+    edges = np.cumsum([0, *(rows.num_rows for rows in candidates)]).tolist()
+    if not edges[-1]:
         return
-    chosen = rows.filter(pa.array(_within_budget(rows, budget, seed)))
+    chosen = _within_budget(pa.concat_tables(candidates), budget, seed)
     found: list[tuple[bytes, list[str]]] = []
-    for number, paths in enumerate(files):
-        mine = chosen.filter(pc.equal(chosen.column("file"), number))
+    for paths, start, end in zip(files, edges, edges[1:], strict=False):
+        if not chosen[start:end].any():
+            continue
+        mine = _text_rows(store, paths).filter(pa.array(chosen[start:end]))
         done = 0
         for received in read_rows(store, paths["landing"], places(mine), ["payload", "captions"]):
             for row, landed in zip(mine.slice(done, received.num_rows).to_pylist(), received.to_pylist(), strict=True):
@@ -227,14 +232,22 @@ def chosen_images(
             done += received.num_rows
 
 
-def _text_candidates(store: Store, paths: Paths, number: int) -> pa.Table:
-    """Kept texts and pairs of a file with their size in bytes (of the JSON list for captions)."""
-    rows = train_rows(kept_rows(store, paths, FIT_MEASURED), texts=True)
+def _text_rows(store: Store, paths: Paths) -> pa.Table:
+    return train_rows(kept_rows(store, paths, FIT_MEASURED), texts=True)
+
+
+def _text_candidates(store: Store, paths: Paths) -> pa.Table:
+    """Kept texts and pairs of a file: record id, group (source and language), bytes (of the JSON list for captions)."""
+    rows = _text_rows(store, paths)
     captions = store.read_table(paths["landing"], ["captions"]).column("captions").take(rows.column("place"))
     size = pc.fill_null(pc.if_else(pc.equal(rows.column("kind"), "pair"), pc.binary_length(captions), rows["bytes"]), 0)
-    rows = rows.select(["record_id", "source", "row", "kind", "language", "edits", "place"])
-    rows = rows.append_column("size", size.cast(pa.int64()))
-    return rows.append_column("file", pa.array(np.full(rows.num_rows, number)))
+    group = pc.binary_join_element_wise(rows["source"], pc.fill_null(rows["language"], ""), "\n")
+    columns = [
+        rows["record_id"].cast(pa.binary(16)),
+        group.cast(pa.string()).dictionary_encode(),
+        size.cast(pa.int64()),
+    ]
+    return pa.table(columns, names=["record_id", "group", "size"])
 
 
 def _texts(row: Mapping[str, Any], landed: Mapping[str, Any]) -> list[str]:
@@ -249,11 +262,9 @@ def _texts(row: Mapping[str, Any], landed: Mapping[str, Any]) -> list[str]:
 
 def _within_budget(rows: pa.Table, budget: int, seed: int) -> NDArray[np.bool_]:
     """Which candidates fit: in each (source, language) those with the smallest hashes up to the group's share."""
-    names = zip(rows["source"].to_pylist(), rows["language"].to_pylist(), strict=True)
-    labels = [f"{source}\n{language or ''}" for source, language in names]
-    _, group = np.unique(np.array(labels, dtype=object), return_inverse=True)
+    group = _numbered(rows.unify_dictionaries().column("group"))
     sizes = np.asarray(rows["size"].to_numpy(), np.int64)
-    high, low = _halves(rows["record_id"].to_pylist())
+    high, low = record_halves(rows["record_id"])
     order = np.lexsort((high, low, stream(seed, TEXT_STAGE).keys(low), group))
     share = _shares(np.bincount(group, weights=sizes).astype(np.int64), budget)[group]
     counted = np.where(sizes <= share, sizes, 0)[order]
@@ -263,6 +274,13 @@ def _within_budget(rows: pa.Table, budget: int, seed: int) -> NDArray[np.bool_]:
     fits = np.zeros(len(sizes), bool)
     fits[order] = running - before <= share[order]
     return np.asarray(fits & (sizes <= share))
+
+
+def _numbered(names: pa.ChunkedArray) -> NDArray[np.int64]:
+    """The place of every name among all that occur, in their order; one dictionary for all chunks."""
+    codes = np.concatenate([chunk.indices.to_numpy() for chunk in names.chunks])
+    ordered = pc.rank(names.chunk(0).dictionary, tiebreaker="dense").to_numpy().astype(np.int64) - 1
+    return np.unique(ordered[codes], return_inverse=True)[1].astype(np.int64)
 
 
 def _shares(totals: NDArray[np.int64], budget: int) -> NDArray[np.int64]:
