@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -160,6 +161,18 @@ def run_map(
             finished += left.pop(receipt.unit, 0)
             _advance(progress, units, finished)
     return [done[unit.id] for unit in units if unit.id in done]
+
+
+def spans_of(rows: Sequence[int], most: int) -> list[tuple[int, int]]:
+    """Consecutive files [first, end) of at most `most` rows together, or one file: pieces of a grouping, whose cells
+    would go with the square of the number of small files."""
+    edges, held = [0], 0
+    for number, count in enumerate(rows):
+        if held and held + count > most:
+            edges.append(number)
+            held = 0
+        held += count
+    return list(pairwise([*edges, len(rows)]))
 
 
 def run_group(

@@ -9,7 +9,7 @@ decisions are the same file is not read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ EXAMPLES = 3
 _WORDS = {"keep": "kept", "merge": "merged", "drop": "dropped"}
 _COLUMNS = ["source", "row", "kind", "verdict", "rule", "edits", "sample_id", "split"]
 _NAME = ["source", "row"]
+_Group = tuple[str, str, str, str | None]
+"""Source, kind, change, rule."""
 _CHANGED = ("verdict", "rule", "edits", "sample_id", "split")
 
 
@@ -65,17 +67,26 @@ def changes(store: Store, old: Trail, new: Trail) -> Changes:
     """What changed between the decisions of two trails in one store."""
     before = {file.landing: file for file in old.files}
     shared = [(before[file.landing], file) for file in new.files if file.landing in before]
-    differing = [_pairs(store, *pair) for pair in shared if pair[0].decisions != pair[1].decisions]
-    rows = pa.concat_tables(differing) if differing else None
+    counts: Counter[_Group] = Counter()
+    examples: dict[_Group, list[str]] = {}
+    for pair in shared:
+        found = _differing(store, *pair) if pair[0].decisions != pair[1].decisions else {}
+        for group, keys in found.items():
+            counts[group] += len(keys)
+            examples[group] = sorted([*examples.get(group, ()), *keys])[:EXAMPLES]
+    rows = tuple(Change(*group, counts[group], tuple(examples[group])) for group in sorted(counts, key=_order))
     compared = sum(file.rows for _, file in shared)
     appeared, disappeared = (sum(file.rows for file in trail.files) - compared for trail in (new, old))
-    return Changes(
-        () if rows is None else tuple(_counted(rows)), compared, appeared, disappeared, old.decisions == new.decisions
-    )
+    return Changes(rows, compared, appeared, disappeared, old.decisions == new.decisions)
 
 
-def _pairs(store: Store, old: TrailFile, new: TrailFile) -> pa.Table:
-    """The rows of one landing file that differ: source, kind, change, rule, key."""
+def _order(group: _Group) -> tuple[Any, ...]:
+    source, kind, change, rule = group
+    return source, kind, change, rule is None, rule or ""
+
+
+def _differing(store: Store, old: TrailFile, new: TrailFile) -> dict[_Group, list[str]]:
+    """Keys of the rows of one landing file that differ."""
     left, right = (store.read_table(file.decisions, _COLUMNS) for file in (old, new))
     if not left.select(_NAME).equals(right.select(_NAME)):  # `imglish forget` put some rows elsewhere
         left, right = (sort_rows(rows, _NAME) for rows in (left, right))
@@ -85,16 +96,10 @@ def _pairs(store: Store, old: TrailFile, new: TrailFile) -> pa.Table:
         neither = pc.and_(pc.is_null(left[name]), pc.is_null(right[name]))
         differs = pc.or_(differs, pc.invert(pc.or_(same, neither)))
     left, right = left.filter(differs), right.filter(differs)
-    said = [_said(*pair) for pair in zip(left.to_pylist(), right.to_pylist(), strict=True)]
-    keys = pc.binary_join_element_wise(right["source"], right["row"], "/")
-    columns = {"source": right["source"], "kind": right["kind"], "key": keys}
-    return pa.table(
-        columns
-        | {
-            "change": pa.array([change for change, _ in said], pa.string()),
-            "rule": pa.array([rule for _, rule in said], pa.string()),
-        }
-    )
+    found: dict[_Group, list[str]] = defaultdict(list)
+    for was, now in zip(left.to_pylist(), right.to_pylist(), strict=True):
+        found[now["source"], now["kind"], *_said(was, now)].append(f"{now['source']}/{now['row']}")
+    return found
 
 
 def _said(old: dict[str, Any], new: dict[str, Any]) -> tuple[str, str | None]:
@@ -107,12 +112,3 @@ def _said(old: dict[str, Any], new: dict[str, Any]) -> tuple[str, str | None]:
     if old["edits"] != new["edits"]:
         return "edits changed", None
     return ("merged into another record", new["rule"]) if old["sample_id"] != new["sample_id"] else ("split", None)
-
-
-def _counted(rows: pa.Table) -> Iterator[Change]:
-    by = ["source", "kind", "change", "rule"]
-    counted = rows.group_by(by, use_threads=False).aggregate([("key", "count"), ("key", "list")])
-    found = counted.sort_by([(name, "ascending") for name in by]).to_pylist()
-    for row in found:
-        keys = tuple(sorted(row["key_list"])[:EXAMPLES])
-        yield Change(row["source"], row["kind"], row["change"], row["rule"], row["key_count"], keys)

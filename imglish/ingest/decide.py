@@ -45,7 +45,7 @@ from imglish.ingest.rules import EXACT_DUPLICATE, active_rules
 from imglish.recipe import Recipe, content_fields
 from imglish.records import DECISIONS, KINDS
 from imglish.seeds import stream, uniform
-from imglish.stages import Commit, Engine, Progress, Receipt, Unit, find_receipt, run_group
+from imglish.stages import Commit, Engine, Progress, Receipt, Unit, find_receipt, run_group, spans_of
 from imglish.storage import LOOKUP_ROWS, Output, Store
 
 VERSION = 5
@@ -88,7 +88,7 @@ def decide(
     }
     rows = [output.rows for output in annotations]
     buckets = recipe.decide.buckets or max(1, -(-sum(rows) // BUCKET_ROWS))
-    spans = _spans(rows)
+    spans = spans_of(rows, PIECE_ROWS)
     measures = measures or [()] * len(annotations)
     files = [[rows, *more] for rows, more in zip(annotations, measures, strict=True)]
     paths: dict[str, list[Any]] = {
@@ -110,17 +110,6 @@ def decide(
     decisions = [decided[f"{n:06d}/{file:08d}"] for n, span in enumerate(spans) for file in range(*span)]
     evidence = [decided[f"{n:06d}/evidence"] for n in range(len(spans))]
     return Decided(*balance(store, engine, recipe, decisions, evidence, annotations, measures, spans, progress), spans)
-
-
-def _spans(rows: Sequence[int]) -> list[tuple[int, int]]:
-    """Consecutive files [first, end) of at most PIECE_ROWS rows together, or one file."""
-    edges, held = [0], 0
-    for number, count in enumerate(rows):
-        if held and held + count > PIECE_ROWS:
-            edges.append(number)
-            held = 0
-        held += count
-    return list(pairwise([*edges, len(rows)]))
 
 
 @dataclass(frozen=True)

@@ -153,14 +153,16 @@ def _rows(
 
 @dataclass(frozen=True)
 class LoadKeys:
-    """Loads the fingerprints of one landing file."""
+    """Loads the fingerprints of consecutive landing files, the first of which has the number `unit`."""
 
     store: Store
     config: MatchConfig
     buckets: int
 
     def __call__(self, piece: Any) -> pa.Table:
-        return key_rows(self.store.read_table(piece["path"]), piece["unit"], self.config, self.buckets)
+        numbered = enumerate(piece["paths"], piece["unit"])
+        keys = [key_rows(self.store.read_table(path), unit, self.config, self.buckets) for unit, path in numbered]
+        return pa.concat_tables([KEY_ROWS.empty_table(), *keys])
 
 
 @dataclass(frozen=True)

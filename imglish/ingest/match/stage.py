@@ -21,12 +21,14 @@ from imglish.ingest.match.propose import LoadKeys, Propose
 from imglish.ingest.match.verify import VERSION, LoadCompared, LoadWanted, Sketch, Verify
 from imglish.recipe import Recipe
 from imglish.recipe_match import MatchConfig, MatchImageConfig, MatchTextConfig
-from imglish.stages import Engine, Progress, Receipt, Unit, run_group
+from imglish.stages import Engine, Progress, Receipt, Unit, run_group, spans_of
 from imglish.storage import Output, Store
 
 FOLDER = "tables"
 BUCKET_KEYS = 500_000
 """Keys in a bucket of `match-propose`, about 25 MB."""
+PIECE_KEYS = 2_000_000
+"""Keys loaded at once, about 100 MB."""
 BUCKET_PAIRS = 4_000
 """Pairs in a bucket of `match-verify`: 80 MB with documents of 10 KB, of which a sketch is as large."""
 
@@ -103,7 +105,8 @@ def propose_pairs(
         "radius": config.image.radius if config.image.threshold is not None else None,
     }
     unit = Unit("match-propose", PROPOSE_VERSION, params, [output.sha256 for output in prints])
-    pieces = [{"path": output.path, "unit": number} for number, output in enumerate(prints)]
+    spans = spans_of([output.rows for output in prints], PIECE_KEYS // keys_of(config))
+    pieces = [{"unit": first, "paths": [output.path for output in prints[first:end]]} for first, end in spans]
     load, reduce = LoadKeys(store, config, buckets), Propose(store, config)
     return run_group(store, FOLDER, engine, unit, load, pieces, range(buckets), reduce, progress)
 
