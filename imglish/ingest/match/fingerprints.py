@@ -1,6 +1,6 @@
 """Fingerprints: what annotate measures so that copies can be proposed without reading payloads again.
 
-    wanted(recipe.match)                       # {"look": 2, "text": 2}, or less, or nothing when matching is off
+    wanted(recipe.match)                       # {"look": 3, "text": 2}, or less, or nothing when matching is off
     fingerprints(rows, looks, texts, captions) # schema FINGERPRINTS, row by row beside landing
 
 A text has a digest of its normal form and a MinHash signature, a picture a perceptual hash and a key of its pixels,
@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from imglish.ingest.match.looks import LOOK_VERSION, Look, hashes
+from imglish.ingest.match.looks import LOOK_VERSION, Look, hash_looks
 from imglish.ingest.match.minhash import HASHES, minhash
 from imglish.ingest.match.shingles import TEXT_VERSION, shingles_of
 from imglish.ingest.match.words import normal_digest, read_words
@@ -55,12 +55,13 @@ def fingerprints(
     said = [caption for each in captions for caption in each]
     keys = iter([normal_digest(form)[:8] for form in read_words(said).forms])
     normal, signatures = _of_texts(texts)
-    seen = iter(hashes([look for look in looks if look is not None]).tolist())
+    hashed = hash_looks([look for look in looks if look is not None])
+    hashes, pixels = iter(hashed.hashes.tolist()), iter(hashed.keys)
     columns: dict[str, list[Any]] = {
         "record_id": [row["record_id"] for row in rows],
         "kind": [row["kind"] for row in rows],
-        "hash": [None if look is None else next(seen) for look in looks],
-        "pixels": [None if look is None else look.pixels for look in looks],
+        "hash": [None if look is None else next(hashes) for look in looks],
+        "pixels": [None if look is None else next(pixels) for look in looks],
         "normal": normal,
         "signature": signatures,
         "captions": [b"".join(next(keys) for _ in each) if each else None for each in captions],

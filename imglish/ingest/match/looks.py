@@ -1,12 +1,12 @@
 """Pictures as 64-bit perceptual hashes, and as small pictures that decide whether two are one.
 
-    look = take_look(image)                       # of a decoded Pillow image: a few of its pixels, and their key
-    hashes([look, ...])                           # uint64 [n]; distance(a, b) are the bits that differ, 0..64
+    look = take_look(image)                       # of a decoded Pillow image: a few of its pixels
+    hashes, keys = hash_looks([look, ...])        # uint64 [n]; distance(a, b) are the bits that differ, 0..64
     similarity(thumbnail(a), thumbnail(b))        # 0..1; re-encoded, resized and slightly cropped copies stay above 0.8
 
 The hash is the DCT hash that ImageHash calls `phash`: grey, 32 x 32 by antialiased resize (Lanczos), two-dimensional
 DCT-II, the signs of the 8 x 8 lowest frequencies against their median. Resize and transform are linear, so one matrix
-for each side does both; large pictures are thinned before, for speed. Like every original, a picture is first turned
+for each side does both; pictures are thinned before, for speed. Like every original, a picture is first turned
 upright and laid over white. A hash only proposes: flat pictures, screenshots and emoji share hashes without being
 copies.
 """
@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
@@ -26,12 +26,18 @@ from PIL import Image
 
 from imglish.shards.images import upright
 
-LOOK_VERSION = 2
+LOOK_VERSION = 3
 """Of hash, pixel digest and thumbnail: part of every unit that reads them."""
 _SIDE, _LOW = 32, 8
 """Sides of the picture that is transformed and of the corner that is kept (ImageHash: 8 and a factor of 4)."""
-_THINNED = 128
-"""Least pixels of a side that is thinned: four for each of 32. With fewer, textures are up to 14 bits off ImageHash."""
+_LEAST, _LEAST_SMALL, _SMALL = 128, 80, 400
+"""Least pixels of the shorter side that is thinned; of a picture whose sides are all shorter than `_SMALL`.
+
+Large textures are up to 12 bits off ImageHash with 100 in place of 128. A small picture is decoded in the time that
+128 take; both its sides are thinned alike, and it stays within 6 bits (docs/deduplication.md).
+"""
+_MOST = 255
+"""Most pixels of a thinned side."""
 THUMBNAIL = 64
 """Side of a thumbnail, pixels."""
 _DIGEST = 32
@@ -50,46 +56,58 @@ class Thumbnail(NamedTuple):
     colour: U8
 
 
-@dataclass(frozen=True)
-class Look:
-    """Sides of a picture in pixels, and the picture as grey bytes of at most 255 x 255 pixels."""
+class Look(NamedTuple):
+    """Sides of a picture in pixels, and the picture thinned to at most 255 x 255: its sides, and its bytes as grey,
+    uint8 [height, width], or as RGB, uint8 [height, width, 3]."""
 
     size: tuple[int, int]
     small: tuple[int, int]
-    grey: bytes
+    data: bytes
 
-    @property
-    def pixels(self) -> bytes:
-        """8 bytes, equal for equal pixels at equal size.
-
-        Other pictures may share them: whoever finds equal ones compares `pixel_digest`.
-        """
-        return xxhash.xxh3_64_digest(f"{self.size}".encode() + self.grey)
+    def grey(self) -> U8:
+        """Luma uint8 [height, width] of the thinned picture."""
+        (width, height), seen = self.small, np.frombuffer(self.data, np.uint8)
+        if len(seen) == width * height:
+            return seen.reshape(height, width)
+        return np.asarray(cv2.cvtColor(seen.reshape(height, width, 3), cv2.COLOR_RGB2GRAY), dtype=np.uint8)
 
 
 def take_look(image: Image.Image) -> Look:
     """A few thousand pixels of a decoded original; what is made of them is made of many pictures at once.
 
-    Between two decodings the transform takes three times as long as on its own, since nothing of it is in cache.
+    Between two decodings each call takes a multiple of its time in a loop of its own, since neither its code nor its
+    data is in cache; so nothing is done here that can be done later on as few bytes.
     """
     plain = upright(image)
-    small = _thinned(plain).convert("L")
+    small = _thinned(plain)
+    if small.mode == "CMYK":
+        small = small.convert("RGB")
     return Look(plain.size, small.size, small.tobytes())
 
 
-def hashes(looks: Sequence[Look]) -> NDArray[np.uint64]:
-    """64-bit hashes of pictures, the first bit of the lowest frequency being the highest."""
-    if not looks:
-        return np.zeros(0, dtype=np.uint64)
-    greys = (np.frombuffer(look.grey, np.uint8).reshape(look.small[::-1]) for look in looks)
-    low = np.stack([_frequencies(grey) for grey in greys])
+class HashedLooks(NamedTuple):
+    """Per picture its 64-bit hash, the first bit of the lowest frequency being the highest, and the key of its pixels:
+    8 bytes, equal for equal pixels at equal size. Others may share a key: `pixel_digest` decides."""
+
+    hashes: NDArray[np.uint64]
+    keys: list[bytes]
+
+
+def hash_looks(looks: Sequence[Look]) -> HashedLooks:
+    """Hashes and keys of pictures, in their order."""
+    corners, keys = np.empty((len(looks), _LOW, _LOW), np.float32), []
+    for corner, look in zip(corners, looks, strict=True):
+        grey = look.grey()
+        keys.append(xxhash.xxh3_64_digest(grey.data, seed=look.size[0] << 32 | look.size[1]))
+        _frequencies(grey, corner)
+    low = np.rint(corners).reshape(-1, _LOW * _LOW)  # in whole numbers, so that flat pictures have none
     middle = np.partition(low, (31, 32), axis=1)[:, 31:33].mean(axis=1, keepdims=True)
-    return np.packbits(low > middle, axis=1).view(">u8").ravel().astype(np.uint64)
+    return HashedLooks(np.packbits(low > middle, axis=1).view(">u8").ravel().astype(np.uint64), keys)
 
 
 def perceptual_hash(image: Image.Image) -> int:
     """The hash of one picture."""
-    return int(hashes([take_look(image)])[0])
+    return int(hash_looks([take_look(image)]).hashes[0])
 
 
 def pixel_digest(image: Image.Image) -> bytes:
@@ -100,17 +118,19 @@ def pixel_digest(image: Image.Image) -> bytes:
 
 
 def _thinned(plain: Image.Image) -> Image.Image:
-    """Every n-th column and m-th row, so that sides of 256 and more get 128 to 255 pixels."""
-    across, down = (max(1, side // _THINNED) for side in plain.size)
+    """Every n-th pixel of a row and every n-th row; sides still longer than `_MOST` are thinned further."""
+    least = _LEAST_SMALL if max(plain.size) < _SMALL else _LEAST
+    step = max(1, min(plain.size) // least)
+    across, down = (max(step, -(-side // _MOST)) for side in plain.size)
     if across == down == 1:
         return plain
     return plain.resize((plain.width // across, plain.height // down), Image.Resampling.NEAREST)
 
 
-def _frequencies(grey: U8) -> F32:
-    """The lowest frequencies [64] of the picture at 32 x 32, in whole numbers, so that flat pictures have none."""
+def _frequencies(grey: U8, corner: F32) -> None:
+    """Fill `corner` [8, 8] with the lowest frequencies of the picture at 32 x 32."""
     rows, columns = (_transform(side) for side in grey.shape)
-    return np.asarray(np.rint(rows @ grey.astype(np.float32) @ columns.T).ravel())
+    np.dot(rows @ grey.astype(np.float32), columns.T, out=corner)
 
 
 @lru_cache(maxsize=4096)
