@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import logging
 import shutil
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from types import TracebackType
 from typing import Any
 
 import dask
 import dask.dataframe as dd
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from distributed import Client, Future, LocalCluster, as_completed
@@ -32,7 +35,15 @@ CONNECT_SECONDS = 20.0
 _WORKERS = {"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None}
 """Dask lets its workers give memory back at every 64 KB, which also maps each larger block anew: pictures of a megabyte
 cost 40 % more time to decode and shrink, all of it page faults. glibc's own thresholds follow what is freed."""
-_SEAM = pd.DataFrame({"bucket": pd.Series(dtype="int32[pyarrow]"), "rows": pd.Series(dtype=pd.ArrowDtype(pa.binary()))})
+_PARTITIONS = 1024
+"""Partitions of a shuffle that has as many buckets: a partition's cells are in memory together."""
+_SEAM = pd.DataFrame(
+    {
+        "place": pd.Series(dtype="int64"),
+        "bucket": pd.Series(dtype="int32[pyarrow]"),
+        "rows": pd.Series(dtype=pd.ArrowDtype(pa.binary())),
+    }
+)
 _RECEIPTS = pd.DataFrame({"receipt": pd.Series(dtype=pd.ArrowDtype(pa.binary()))})
 
 
@@ -59,21 +70,48 @@ class DaskEngine:
         self.close()
 
     def map(self, task: Task, units: Sequence[Unit]) -> Iterator[Receipt]:
-        """Run a task on every unit; an error names the unit that failed, and the others are cancelled."""
+        """Run a task on every unit; an error names the unit that failed, and the others are cancelled.
+
+        Dask gives a few units to workers before one of them is free; on our own cluster each worker has one waiting,
+        and none towards the end, so that a worker does not wait for another's second unit.
+        """
         client, code = self._connect(), code_facts()
-        futures = {client.submit(run_unit, task, unit, code, pure=False): unit for unit in units}
-        for future in as_completed(list(futures)):
-            yield _result(future, f"{futures[future].stage}, unit {futures[future].id}", futures)
+        width = self._width() if self.address is None else len(units)
+        waiting, left = iter(units), len(units)
+        futures: dict[Future, Unit] = {}
+
+        def submit() -> list[Future]:
+            nonlocal left
+            count = min(left, max(0, (2 * width if left > 2 * width else width) - len(futures)))
+            new = {client.submit(run_unit, task, unit, code, pure=False): unit for unit in islice(waiting, count)}
+            left -= count
+            futures.update(new)
+            return list(new)
+
+        ending = as_completed(submit())
+        for future in ending:
+            unit = futures[future]
+            receipt = _result(future, f"{unit.stage}, unit {unit.id}", futures)
+            del futures[future]
+            for new in submit():
+                ending.add(new)
+            yield receipt
 
     def group(
         self, load: Load, pieces: Sequence[Mapping[str, Any]], buckets: Sequence[int], reduce: Reduce
     ) -> Iterator[Receipt]:
         """Shuffle all pieces' rows by bucket and reduce each bucket once, empty ones too."""
         client = self._connect()
+        width = self._width()
+        partitions = min(len(buckets), max(len(pieces), width, _PARTITIONS))
+        place_of = dict(zip(buckets, spread(len(buckets), partitions, width), strict=True))
         numbered = [(piece, buckets if number == 0 else ()) for number, piece in enumerate(pieces)]
+        divisions = [*range(partitions + 1)]
         with dask.config.set({"dataframe.shuffle.method": "p2p", "dataframe.convert-string": False}):
-            frame = dd.from_map(_cut, numbered, load=load, stage=reduce.stage, code=code_facts(), meta=_SEAM)
-            shuffled = frame.shuffle("bucket", npartitions=min(len(buckets), max(len(pieces), self._width())))
+            frame = dd.from_map(
+                _cut, numbered, load=load, stage=reduce.stage, code=code_facts(), places=place_of, meta=_SEAM
+            )
+            shuffled = frame.set_index("place", divisions=divisions)
             reduced = shuffled.map_partitions(_reduce_partition, reduce=reduce, meta=_RECEIPTS)
             futures = client.compute(reduced.to_delayed())
         for future in as_completed(futures):
@@ -147,16 +185,32 @@ def _result(future: Future, where: str, siblings: Iterable[Future]) -> Any:
 
 
 def _cut(
-    numbered: tuple[Mapping[str, Any], Sequence[int]], load: Load, stage: str, code: Mapping[str, str]
+    numbered: tuple[Mapping[str, Any], Sequence[int]],
+    load: Load,
+    stage: str,
+    code: Mapping[str, str],
+    places: Mapping[int, int],
 ) -> pd.DataFrame:
     check_code(code)
     piece, empty = numbered
     cells = list(cut(piece, load, stage, empty))
-    columns = [
-        pa.array([bucket for bucket, _ in cells], pa.int32()),
-        pa.array([rows for _, rows in cells], pa.binary()),
-    ]
-    return pa.table(columns, names=["bucket", "rows"]).to_pandas(types_mapper=pd.ArrowDtype)
+    columns = {
+        "bucket": pa.array([bucket for bucket, _ in cells], pa.int32()),
+        "rows": pa.array([rows for _, rows in cells], pa.binary()),
+    }
+    frame = pa.table(columns).to_pandas(types_mapper=pd.ArrowDtype)
+    frame.insert(0, "place", np.array([places[bucket] for bucket, _ in cells], np.int64))
+    return frame
+
+
+def spread(buckets: int, partitions: int, workers: int) -> list[int]:
+    """The partition of every bucket: as many in each, and neighbours on different workers.
+
+    Dask gives the first partitions to the first worker, and so on, of a shuffle (`_get_worker_for_range_sharding`).
+    """
+    mine = [workers * partition // partitions for partition in range(partitions)]
+    order = sorted(range(partitions), key=lambda partition: partition - bisect_left(mine, mine[partition]))
+    return [order[bucket % partitions] for bucket in range(buckets)]
 
 
 def _reduce_partition(cells: pd.DataFrame, reduce: Reduce) -> pd.DataFrame:

@@ -39,9 +39,9 @@ FILE_BYTES = 128 << 20
 FILE_ROWS = 1 << 18
 _OVER = 16 << 20
 """Bytes for the payload that goes over FILE_BYTES; only a larger one has the buffer copied."""
-_COLUMNS = (
-    "record_id", "row", "captions", "url", "licence", "bytes", "sha256", "status", "detail", "attempts", "receipt",
-)  # fmt: skip
+_OTHERS = ("captions", "url", "licence", "sha256", "status", "detail", "attempts", "receipt")
+"""Columns that a plain text has nothing to say in."""
+_PLAIN = (None, None, None, None, "ok", None, None, None)
 
 Hashes = NDArray[np.int64]
 
@@ -86,16 +86,16 @@ class LandingFiles:
         """Take the reader's next row."""
         row = check_row(self.source, row)
         payload = row.payload
-        record_id = captions = size = sha256 = None
+        record_id = captions = sha256 = None
         if payload is not None:
             digest = self._hash.copy()
             digest.update(payload)
-            record_id, size = digest.digest(), len(payload)
+            record_id = digest.digest()
             sha256 = None if self.source.kind == "text" else hashlib.sha256(payload).digest()
             captions = None if row.captions is None else pack_json(list(row.captions))
         receipt = None if row.receipt is None else pack_json(dict(row.receipt))
-        about = (row.status, row.detail, row.attempts, receipt)
-        self._rows.add(payload, record_id, row.row, captions, row.url, row.licence, size, sha256, *about)
+        others = (captions, row.url, row.licence, sha256, row.status, row.detail, row.attempts, receipt)
+        self._rows.add(row.row, payload, record_id, others)
         if self._rows.size >= FILE_BYTES or len(self._rows) >= FILE_ROWS:
             self._write(final=False)
 
@@ -124,10 +124,10 @@ class LandingFiles:
 
     def _commit(self, rows: _Rows, final: bool) -> None:
         """On the writer's thread."""
-        self._names.append(hashes(rows.cells["row"]))
+        self._names.append(hashes(rows.names))
         self._counts["occurrences"] += len(rows)
         self._counts["bytes"] += rows.size
-        for status, count in Counter(rows.cells["status"]).items():
+        for status, count in Counter(rows.column("status")).items():
             self._counts[f"status/{status}"] += count
         self._outputs.append(put_landing(self.store, rows.table(self.source), self._compressed))
         self.taken += len(rows)
@@ -190,7 +190,8 @@ def put_landing(store: Store, table: pa.Table, compressed: bool = True) -> Outpu
 class _Rows:
     """The rows of one file as they come: payloads end to end in one buffer, the other cells by column.
 
-    Tuples of cells would be walked by the garbage collector again and again, a tenth of the time.
+    Tuples of cells would be walked by the garbage collector again and again, a tenth of the time; and most texts have
+    nothing but a name and a payload, so columns end with the last row that has something to say in them.
     """
 
     def __init__(self) -> None:
@@ -200,24 +201,42 @@ class _Rows:
 
     def clear(self) -> None:
         """Begin another file in the same memory."""
-        self.cells: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
-        self._appends = [column.append for column in self.cells.values()]
+        self.names: list[str] = []
+        self._ids: list[bytes | None] = []
+        self._sizes: list[int | None] = []
+        self._others: dict[str, list[Any]] = {name: [] for name in _OTHERS}
         self.size = 0
         """Bytes of payload."""
 
     def __len__(self) -> int:
-        return len(self.cells["row"])
+        return len(self.names)
 
-    def add(self, payload: bytes | None, *cells: Any) -> None:
-        """`cells` in the order of _COLUMNS."""
-        for append, cell in zip(self._appends, cells, strict=True):
-            append(cell)
-        if payload is not None:
-            end = self.size + len(payload)
-            if end > len(self._buffer):
-                self._grow(end)
-            self._view[self.size : end] = payload
-            self.size = end
+    def add(self, name: str, payload: bytes | None, record_id: bytes | None, others: tuple[Any, ...]) -> None:
+        """`others` in the order of _OTHERS."""
+        if others != _PLAIN:
+            for column, default, cell in zip(self._others, _PLAIN, others, strict=True):
+                if cell != default:
+                    self.column(column).append(cell)
+        self.names.append(name)
+        self._ids.append(record_id)
+        if payload is None:
+            self._sizes.append(None)
+            return
+        size = len(payload)
+        self._sizes.append(size)
+        end = self.size + size
+        if end > len(self._buffer):
+            self._grow(end)
+        self._view[self.size : end] = payload
+        self.size = end
+
+    def column(self, name: str) -> list[Any]:
+        """One of _OTHERS, with a cell for every row so far."""
+        cells = self._others[name]
+        missing = len(self.names) - len(cells)
+        if missing:
+            cells += [_PLAIN[_OTHERS.index(name)]] * missing
+        return cells
 
     def _grow(self, size: int) -> None:
         """For a payload of more than _OVER that goes over FILE_BYTES."""
@@ -227,7 +246,9 @@ class _Rows:
 
     def table(self, source: SourceConfig) -> pa.Table:
         """As landing, in the order in which they came; it looks into the buffer."""
-        arrays = {name: pa.array(cells, LANDING.field(name).type) for name, cells in self.cells.items()}
+        cells = {name: self.column(name) for name in _OTHERS}
+        cells |= {"row": self.names, "record_id": self._ids, "bytes": self._sizes}
+        arrays = {name: pa.array(column, LANDING.field(name).type) for name, column in cells.items()}
         arrays["payload"] = self._payloads(arrays["bytes"])
         arrays["source"] = pa.repeat(pa.scalar(source.name), len(self))
         arrays["kind"] = pa.repeat(pa.scalar(source.kind), len(self))

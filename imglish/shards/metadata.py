@@ -61,6 +61,8 @@ OCCURRENCE = ("source", "row", "merged", "priority", "url", "licence", "language
 """Columns of an occurrence that it has from its landing file."""
 _COUNTED = 1 << 20
 """Values below this are counted in one array; they are ids, codes and lengths."""
+_AT_ONCE = 1 << 18
+"""Values that are counted at once: numpy makes 64-bit integers of them first, which stay in cache."""
 
 
 class Metadata:
@@ -172,7 +174,9 @@ def _filled(fixed: Mapping[str, Any], columns: Mapping[str, Any], rows: int) -> 
 def _tally(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Different values in ascending order, and how often each stands there."""
     if values.size and values.max() < _COUNTED:
-        counts = np.bincount(values)
+        counts = np.zeros(int(values.max()) + 1, np.int64)
+        for start in range(0, len(values), _AT_ONCE):
+            counts += np.bincount(values[start : start + _AT_ONCE], minlength=len(counts))
         found = np.flatnonzero(counts)
         return found, counts[found]
     return np.unique(values, return_counts=True)

@@ -22,9 +22,10 @@ def pack_blocks(documents: Sequence[U16]) -> tuple[U16, NDArray[np.int64]]:
     """Blocks u16 [n, 512] and the place of every document's first id, int64 [documents]."""
     starts = np.zeros(len(documents) + 1, dtype=np.int64)
     np.cumsum([len(document) for document in documents], out=starts[1:])
-    blocks = np.full(-(-int(starts[-1]) // BLOCK_IDS) * BLOCK_IDS, PAD, dtype=np.uint16)
+    blocks = np.empty(-(-int(starts[-1]) // BLOCK_IDS) * BLOCK_IDS, dtype=np.uint16)
     if documents:
         np.concatenate(documents, out=blocks[: starts[-1]])
+    blocks[starts[-1] :] = PAD
     return blocks.reshape(-1, BLOCK_IDS), starts[:-1]
 
 

@@ -36,11 +36,16 @@ BOS, PAD, EOS, UNKNOWN = 0, 1, 2, 3
 _SPECIAL = np.array([UNKNOWN, BOS, EOS], np.uint16)
 """Ids of SentencePiece's first three pieces; that of any other is one more than the piece."""
 
+_NONE = np.zeros(0, np.uint16)
+
 MAX_PIECES = (1 << 16) - 2
 """Ids travel as u16, and `<pad>` and `<mask>` come on top of the pieces."""
 
 VERSIONS = {"sentencepiece": sentencepiece.__version__, "unicode": unicodedata.unidata_version}
 """What ids depend on besides the model."""
+
+_AT_ONCE = 512
+"""Texts in one call to SentencePiece, whose ids come back as 32-bit integers."""
 
 _SENTENCE_CHARACTERS = 1048
 """SentencePiece skips training sentences over 4192 bytes (its `max_sentence_length`); 4 bytes a character."""
@@ -74,25 +79,32 @@ class TextTokenizer:
         return [ids[start:end] for start, end in pairwise(edges.tolist())]
 
     def encode_flat(
-        self, texts: Sequence[str], utf8: Sequence[bytes] | None = None
+        self, texts: Sequence[str | bytes], order: Sequence[int] | None = None
     ) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
-        """`encode` of each text, end to end, and the edges between them, int64 [texts + 1].
+        """`encode` of each text (bytes are UTF-8), end to end, and the edges between them, int64 [texts + 1].
 
-        Where the texts are at hand as UTF-8 too, those in NFC need not be encoded again.
+        `order` names every place once: texts are done in that order, whatever the order of the result.
         """
-        given: Sequence[str | bytes] = texts if utf8 is None else utf8
-        composed = [
-            one if text.isascii() or (normal := nfc(text)) is text else normal
-            for text, one in zip(texts, given, strict=True)
-        ]
-        found = self._processor.encode(composed, return_type="numpy", num_threads=1, add_bos=True, add_eos=True)
+        places = range(len(texts)) if order is None else order
+        found: list[NDArray[np.uint16]] = [_NONE] * len(texts)
+        for start in range(0, len(texts), _AT_ONCE):
+            chosen = places[start : start + _AT_ONCE]
+            for place, ids in zip(chosen, self._encode([texts[place] for place in chosen]), strict=True):
+                found[place] = ids
         edges = np.zeros(len(found) + 1, np.int64)
-        np.cumsum([len(pieces) for pieces in found], out=edges[1:])
-        pieces = np.concatenate([np.zeros(0, np.int32), *found])
+        np.cumsum([len(ids) for ids in found], out=edges[1:])
+        return np.concatenate([_NONE, *found]), edges
+
+    def _encode(self, texts: Sequence[str | bytes]) -> list[NDArray[np.uint16]]:
+        """`encode` of a few texts; views of one array."""
+        composed = [_composed(text) for text in texts]
+        found = self._processor.encode(composed, return_type="numpy", num_threads=1, add_bos=True, add_eos=True)
+        pieces = np.concatenate(found)
         ids = (pieces + 1).astype(np.uint16)
         special = np.flatnonzero(pieces < len(_SPECIAL))
         ids[special] = _SPECIAL[pieces[special]]
-        return ids, edges
+        edges = np.cumsum([0, *map(len, found)]).tolist()
+        return [ids[start:end] for start, end in pairwise(edges)]
 
     def decode(self, ids: ArrayLike) -> str:
         """The text of ids [n]; `<s>`, `<pad>`, `</s>` and `<mask>` are skipped, `<unk>` shows as U+2047.
@@ -110,6 +122,15 @@ class TextTokenizer:
 def nfc(text: str) -> str:
     """Unicode normalisation form C, so that composed and decomposed spellings get the same ids."""
     return unicodedata.normalize("NFC", text)
+
+
+def _composed(text: str | bytes) -> str | bytes:
+    """A text in NFC; UTF-8 that is in NFC already stays as it is, so that SentencePiece need not encode it."""
+    if text.isascii():
+        return text
+    read = text if isinstance(text, str) else text.decode()
+    normal = nfc(read)
+    return text if normal is read else normal
 
 
 def train_text(texts: Iterable[str], config: TextTokenizerConfig) -> bytes:

@@ -9,15 +9,18 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from imglish.digests import table_digest
-from imglish.engines.dask import DaskEngine
+from imglish.engines.dask import DaskEngine, spread
 from imglish.engines.spark import SparkEngine
 from imglish.errors import ImageError, SampleError, StageError, TokenizerError
 from imglish.ingest.land import land, landing_files
@@ -219,14 +222,15 @@ def test_a_unit_that_kills_every_worker_is_named(engine: Engine) -> None:
 
 @dataclass(frozen=True)
 class Gated:
-    """The last unit ends only when the driver has seen all others."""
+    """One unit ends only when the driver has seen all others."""
 
     folder: str
     store: Store
+    late: int = 3
 
     def __call__(self, unit: Unit) -> Receipt:
         end = time.monotonic() + 60
-        while unit.params["number"] == 3 and not Path(self.folder, "go").exists():
+        while unit.params["number"] == self.late and not Path(self.folder, "go").exists():
             assert time.monotonic() < end
         return Square(self.store)(unit)
 
@@ -238,6 +242,28 @@ def test_receipts_come_while_units_run(engine: Engine, tmp_path: Path) -> None:
         if len(came) == 3:
             (tmp_path / "go").touch()
     assert sorted(came[:3]) == [0, 1, 4] and came[3] == 9
+
+
+def test_no_unit_waits_behind_a_long_one_for_the_same_worker(engine: Engine, tmp_path: Path) -> None:
+    came = []
+    for receipt in engine.map(Gated(str(tmp_path), Store(tmp_path), late=0), units(4)):
+        came.append(receipt.counts["total"])
+        if len(came) == 3:
+            (tmp_path / "go").touch()
+    assert sorted(came[:3]) == [1, 4, 9] and came[3] == 0
+
+
+@given(st.integers(1, 200), st.integers(1, 40), st.integers(1, 12))
+def test_buckets_are_spread_evenly_and_neighbours_lie_on_different_workers(
+    buckets: int, partitions: int, workers: int
+) -> None:
+    partitions = min(buckets, partitions)
+    found = spread(buckets, partitions, workers)
+    sizes = np.bincount(found, minlength=partitions)
+    assert len(found) == buckets and sizes.max() - sizes.min() <= 1
+    on = [workers * partition // partitions for partition in found]
+    if partitions >= 2 * workers > 2:
+        assert all(one != other for one, other in pairwise(on[:workers]))
 
 
 def noise(seed: int) -> bytes:

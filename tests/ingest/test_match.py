@@ -223,7 +223,8 @@ def test_decisions_do_not_depend_on_how_many_files_are_loaded_at_once(
     everything: tuple[Path, dict[str, Any], Decisions], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, on, expected = everything
-    monkeypatch.setattr("imglish.ingest.match.stage.PIECE_KEYS", 1)
+    for name in ("PIECE_KEYS", "PIECE_PAIRS", "PIECE_SKETCHES"):
+        monkeypatch.setattr(f"imglish.ingest.match.stage.{name}", 1)
     made = recipe(root, "work-by-file", ("pairs", "images", "texts"), **on, buckets=3)
     assert decided(made, Inline()).digest == expected.digest
 

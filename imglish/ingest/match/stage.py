@@ -29,6 +29,10 @@ BUCKET_KEYS = 500_000
 """Keys in a bucket of `match-propose`, about 25 MB."""
 PIECE_KEYS = 2_000_000
 """Keys loaded at once, about 100 MB."""
+PIECE_PAIRS = 500_000
+"""Candidates loaded at once, about 100 MB with both of their sides."""
+PIECE_SKETCHES = 64 << 20
+"""Bytes of files of sketches that are loaded at once."""
 BUCKET_PAIRS = 4_000
 """Pairs in a bucket of `match-verify`: 80 MB with documents of 10 KB, of which a sketch is as large."""
 
@@ -127,9 +131,10 @@ def _verified(
     proposed: Receipt,
     progress: Progress | None,
 ) -> list[Output]:
-    candidates = [{"path": output.path} for key, output in proposed.outputs.items() if _is(key, output, "candidates")]
-    if not candidates:
+    outputs = [output for key, output in proposed.outputs.items() if _is(key, output, "candidates")]
+    if not outputs:
         return []
+    candidates = _pieces(outputs, [output.rows for output in outputs], PIECE_PAIRS)
     buckets = max(1, -(-proposed.counts["candidates"] // BUCKET_PAIRS))
     text_floor, image_floor = floors(recipe.match)
     inputs = [proposed.unit, *(output.sha256 for output in landing)]
@@ -140,11 +145,20 @@ def _verified(
     files = range(len(landing))
     sketched = run_group(store, FOLDER, engine, sketch_unit, wanted, candidates, files, sketch, progress)
     verify_unit = Unit("match-verify", VERSION, {"floors": [text_floor, image_floor]}, [sketched.unit])
+    sketches = _filled(list(sketched.outputs.values()))
     pieces = [{**piece, "what": "candidates"} for piece in candidates]
-    pieces += [{"path": output.path, "what": "sketches"} for output in _filled(list(sketched.outputs.values()))]
+    pieces += [
+        {**piece, "what": "sketches"}
+        for piece in _pieces(sketches, [output.bytes for output in sketches], PIECE_SKETCHES)
+    ]
     load, reduce = LoadCompared(store, buckets), Verify(store, text_floor, image_floor)
     verified = run_group(store, FOLDER, engine, verify_unit, load, pieces, range(buckets), reduce, progress)
     return list(verified.outputs.values())
+
+
+def _pieces(outputs: Sequence[Output], sizes: Sequence[int], most: int) -> list[dict[str, Any]]:
+    """Files to load together, of at most so much, as `spans_of` cuts them."""
+    return [{"paths": [output.path for output in outputs[first:end]]} for first, end in spans_of(sizes, most)]
 
 
 def _is(key: str, output: Output, name: str) -> bool:

@@ -9,7 +9,7 @@ Three steps, of which the second and third move what they compare through the en
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,13 +59,13 @@ def targets(candidates: pa.Table, buckets: int) -> NDArray[np.int32]:
 
 @dataclass(frozen=True)
 class LoadWanted:
-    """Loads CANDIDATES as the rows of landing files that they need."""
+    """Loads files of CANDIDATES as the rows of landing files that they need."""
 
     store: Store
     buckets: int
 
     def __call__(self, piece: Mapping[str, Any]) -> pa.Table:
-        pairs = self.store.read_table(piece["path"])
+        pairs = _tables(self.store, piece["paths"])
         target = pa.array(targets(pairs, self.buckets), pa.int32())
         sides = [
             [pairs.column(f"unit_{side}"), pairs.column(f"place_{side}"), target, pairs.column(side), pairs["image"]]
@@ -134,18 +134,22 @@ def text_sketch(text: str) -> bytes:
 
 @dataclass(frozen=True)
 class LoadCompared:
-    """Loads CANDIDATES or sketches for the buckets that compare them."""
+    """Loads files of CANDIDATES or of sketches for the buckets that compare them."""
 
     store: Store
     buckets: int
 
     def __call__(self, piece: Mapping[str, Any]) -> pa.Table:
-        rows = self.store.read_table(piece["path"])
+        rows = _tables(self.store, piece["paths"])
         if piece["what"] == "sketches":
             return rows
         none = pa.nulls(rows.num_rows, pa.large_binary())
         columns = [pa.array(targets(rows, self.buckets), pa.int32()), *rows.select(["a", "b", "image"]).columns, none]
         return pa.table(columns, schema=COMPARED)
+
+
+def _tables(store: Store, paths: Sequence[str]) -> pa.Table:
+    return pa.concat_tables([store.read_table(path) for path in paths])
 
 
 @dataclass(frozen=True)
