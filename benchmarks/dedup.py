@@ -33,7 +33,7 @@ from PIL import Image
 from benchmarks.documents import documents
 from imglish.demo.packages import Package, get_packages
 from imglish.digests import record_id
-from imglish.ingest.match.clusters import clusters
+from imglish.ingest.match.clusters import clusters, deciding_edges
 from imglish.ingest.match.fingerprints import fingerprints
 from imglish.ingest.match.looks import hash_looks, take_look
 from imglish.ingest.match.propose import key_rows, propose
@@ -110,7 +110,7 @@ def _removed(edges: pa.Table, rows: list[dict[str, Any]], recipe: Any) -> int:
         "record_id": pa.array([row["record_id"] for row in rows], pa.binary()), "sample_kind": ["text"] * count,
         "priority": pa.array([0] * count, pa.int32()), "source": ["x"] * count, "row": [str(n) for n in range(count)],
     })  # fmt: skip
-    found = clusters(edges, kept, recipe)
+    found = clusters(deciding_edges(edges, recipe.match), kept, recipe)
     return sum(a != b for a, b in zip(found["record_id"].to_pylist(), found["survivor"].to_pylist(), strict=True))
 
 

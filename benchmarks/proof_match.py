@@ -27,7 +27,7 @@ from benchmarks.documents import files, page
 from imglish.demo.packages import Package, get_packages
 from imglish.engines.dask import DaskEngine
 from imglish.engines.spark import SparkEngine
-from imglish.ingest.match.clusters import clusters
+from imglish.ingest.match.clusters import clusters, deciding_edges
 from imglish.ingest.match.fingerprints import FINGERPRINTS, fingerprints
 from imglish.ingest.match.looks import distance, perceptual_hash, similarity, thumbnail
 from imglish.ingest.match.minhash import HASHES
@@ -207,7 +207,7 @@ def _components(pairs: pa.Table, made: Recipe) -> int:
         "priority": pa.repeat(pa.scalar(0, pa.int32()), len(ids)), "source": pa.repeat("x", len(ids)),
         "row": pa.repeat("0", len(ids)),
     })  # fmt: skip
-    found = clusters(edges, kept, made)
+    found = clusters(deciding_edges(edges, made.match), kept, made)
     return int(pc.sum(pc.not_equal(found["record_id"], found["survivor"])).as_py())
 
 

@@ -104,13 +104,11 @@ class DaskEngine:
         client = self._connect()
         width = self._width()
         partitions = min(len(buckets), max(len(pieces), width, _PARTITIONS))
-        place_of = dict(zip(buckets, spread(len(buckets), partitions, width), strict=True))
+        seam = {"load": load, "stage": reduce.stage, "code": code_facts(), "buckets": buckets}
         numbered = [(piece, buckets if number == 0 else ()) for number, piece in enumerate(pieces)]
         divisions = [*range(partitions + 1)]
         with dask.config.set({"dataframe.shuffle.method": "p2p", "dataframe.convert-string": False}):
-            frame = dd.from_map(
-                _cut, numbered, load=load, stage=reduce.stage, code=code_facts(), places=place_of, meta=_SEAM
-            )
+            frame = dd.from_map(_cut, numbered, **seam, partitions=partitions, workers=width, meta=_SEAM)
             shuffled = frame.set_index("place", divisions=divisions)
             reduced = shuffled.map_partitions(_reduce_partition, reduce=reduce, meta=_RECEIPTS)
             futures = client.compute(reduced.to_delayed())
@@ -189,7 +187,9 @@ def _cut(
     load: Load,
     stage: str,
     code: Mapping[str, str],
-    places: Mapping[int, int],
+    buckets: Sequence[int],
+    partitions: int,
+    workers: int,
 ) -> pd.DataFrame:
     check_code(code)
     piece, empty = numbered
@@ -199,6 +199,7 @@ def _cut(
         "rows": pa.array([rows for _, rows in cells], pa.binary()),
     }
     frame = pa.table(columns).to_pandas(types_mapper=pd.ArrowDtype)
+    places = dict(zip(buckets, spread(len(buckets), partitions, workers), strict=True))
     frame.insert(0, "place", np.array([places[bucket] for bucket, _ in cells], np.int64))
     return frame
 

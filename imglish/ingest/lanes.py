@@ -11,9 +11,11 @@ have over, without a request; `again` names the statuses that are fetched once m
 from __future__ import annotations
 
 import time
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -195,10 +197,15 @@ class _Overlap:
 
     def __init__(self, receipts: Sequence[Receipt]) -> None:
         spans = [(receipt.notes["places"].partition("-"), receipt) for receipt in receipts]
-        self._spans = [(int(first, 16), int(last, 16), receipt) for (first, _, last), receipt in spans]
+        read = [(int(first, 16), int(last, 16), receipt) for (first, _, last), receipt in spans]
+        self._spans = sorted(read, key=lambda span: span[:2])
+        self._firsts = [first for first, _, _ in self._spans]
+        self._lasts = list(accumulate((last for _, last, _ in self._spans), max))
 
     def find(self, unit: Listed) -> list[Receipt]:
-        return [receipt for first, last, receipt in self._spans if first <= unit.last and last >= unit.first]
+        """Those that share a place with a unit, in order of their places."""
+        near = slice(bisect_left(self._lasts, unit.first), bisect_right(self._firsts, unit.last))
+        return [receipt for _, last, receipt in self._spans[near] if last >= unit.first]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from imglish.errors import RecipeError
 from imglish.ingest.addresses import clean_url, host_of
 from imglish.ingest.hosts import URL_BITS, Buckets, bucket_bits, bucket_of, cut, place_of
 from imglish.ingest.land import land, land_units, landing_files
-from imglish.ingest.lanes import Work, _landed_before, cut_lanes, lane_unit
+from imglish.ingest.lanes import Work, _landed_before, _Overlap, cut_lanes, lane_unit
 from imglish.ingest.listing import Listed, common_hosts, listed, listed_table, listed_tables
 from imglish.ingest.retries import LiveRates, matches, parse_classes
 from imglish.ingest.sources.urls import UrlList
@@ -518,6 +518,21 @@ def test_a_list_by_columns_breaks_off_where_the_rows_do(tmp_path: Path) -> None:
     (part,) = UrlList().parts(config, str(tmp_path))
     table = pa.concat_tables([table for table, _ in listed_tables(UrlList(), config, part)])
     assert Counter(table.column("status").to_pylist()) == {"to_fetch": 1024, "bad_row": 1}
+
+
+spans = st.tuples(st.integers(0, 60), st.integers(0, 60)).map(sorted)
+
+
+@given(st.lists(spans, max_size=12), spans)
+def test_units_that_share_places_are_those_of_a_loop(earlier: list[list[int]], asked: list[int]) -> None:
+    receipts = [
+        Receipt(str(n), "land", {}, {}, {"places": f"{first:016x}-{last:016x}"})
+        for n, (first, last) in enumerate(earlier)
+    ]
+    unit = Listed("web", *asked, 1, "", 0, 0, 0, 0, "", 0)
+    found = [receipt.unit for receipt in _Overlap(receipts).find(unit)]
+    expected = [str(n) for n, (first, last) in enumerate(earlier) if first <= asked[1] and last >= asked[0]]
+    assert sorted(found) == sorted(expected)
 
 
 def test_of_earlier_landing_only_the_rows_asked_for_are_read(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Clusters: connected components over verified edges, and who survives in each.
 
+    edges = deciding_edges(edges, config)       # those at or above the recipe's thresholds
     table = clusters(edges, rows, recipe)       # schema CLUSTERS: what becomes of each record of a cluster, by kind
     rows = apply_clusters(resolved, table, ...) # resolved rows with near duplicates merged or dropped
 
@@ -77,10 +78,9 @@ def deciding_edges(edges: pa.Table, config: MatchConfig) -> pa.Table:
 
 
 def clusters(edges: pa.Table, kept: pa.Table, recipe: Recipe) -> pa.Table:
-    """CLUSTERS in order of (record id, kind), from all EDGES and the KEPT rows of the records they name."""
+    """CLUSTERS in order of (record id, kind), from all `deciding_edges` and the KEPT rows of the records they name."""
     ids = pa.chunked_array([pc.unique(kept.column("record_id"))]).combine_chunks()
     ids = ids.take(pc.sort_indices(ids))
-    edges = deciding_edges(edges, recipe.match)
     ends = [pc.index_in(edges.column(side), value_set=ids) for side in ("a", "b")]
     edges = edges.filter(pc.and_(pc.is_valid(ends[0]), pc.is_valid(ends[1])))
     left, right = (np.asarray(end.drop_null().to_numpy(), np.int64) for end in _both(ends))

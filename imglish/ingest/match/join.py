@@ -87,10 +87,10 @@ class ClusterTask:
 
     def __call__(self, unit: Unit) -> Receipt:
         commit = Commit(self.store, FOLDER, unit.stage, unit.id)
-        read = [self.store.read_table(path) for path in unit.spec["edges"]]
-        edges = pa.concat_tables([EDGES.empty_table(), *read]).combine_chunks()
-        named = deciding_edges(edges, self.recipe.match)
-        wanted = pc.unique(pa.concat_arrays([named.column(side).combine_chunks() for side in ("a", "b")]))
+        nothing = deciding_edges(EDGES.empty_table(), self.recipe.match)
+        read = [deciding_edges(self.store.read_table(path), self.recipe.match) for path in unit.spec["edges"]]
+        edges = pa.concat_tables([nothing, *read]).combine_chunks()
+        wanted = pc.unique(pa.concat_arrays([edges.column(side).combine_chunks() for side in ("a", "b")]))
         kept = {name: self._kept(path, wanted) for name, path in unit.spec["resolved"].items()}
         found = clusters(edges, pa.concat_tables(list(kept.values())), self.recipe)
         return commit(self._outputs(found, list(kept)), _counts(found))

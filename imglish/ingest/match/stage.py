@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import pyarrow as pa
+
 from imglish.ingest.match.fingerprints import VERSIONS
 from imglish.ingest.match.join import Matched
 from imglish.ingest.match.leaks import find_leaks
@@ -139,8 +141,8 @@ def _verified(
     text_floor, image_floor = floors(recipe.match)
     inputs = [proposed.unit, *(output.sha256 for output in landing)]
     sketch_unit = Unit("match-sketch", VERSION, {"versions": VERSIONS, "buckets": buckets}, inputs)
-    paths = tuple(output.path for output in landing)
-    sketch = Sketch(store, paths, recipe.tokenize.stored.max_pixels)
+    listing = store.put_table(f"{FOLDER}/match", pa.table({"path": [output.path for output in landing]}))
+    sketch = Sketch(store, listing.path, recipe.tokenize.stored.max_pixels)
     wanted = LoadWanted(store, buckets)
     files = range(len(landing))
     sketched = run_group(store, FOLDER, engine, sketch_unit, wanted, candidates, files, sketch, progress)

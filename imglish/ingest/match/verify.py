@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -76,23 +77,24 @@ class LoadWanted:
 
 @dataclass(frozen=True)
 class Sketch:
-    """Reads the wanted rows of one landing file."""
+    """Reads the wanted rows of one landing file; `listing` is a table of their paths, which are too many for a task."""
 
     store: Store
-    landing: tuple[str, ...]
+    listing: str
     max_pixels: int
     stage: str = "match-sketch"
 
     def __call__(self, bucket: int, rows: pa.Table) -> Receipt:
         rows = rows.take(pc.sort_indices(rows, sort_keys=[("place", "ascending"), ("target", "ascending")]))
         rows = first_rows(rows, ["place", "target"])
-        params = {"bucket": bucket, "landing": self.landing[bucket]}
+        landing = _landing(self.store.root, self.listing)[bucket]
+        params = {"bucket": bucket, "landing": landing}
         unit = Unit("match-sketch-file", VERSION, params, [table_digest(rows)])
         known = find_receipt(self.store, FOLDER, unit.stage, unit.id)
         if known is not None:
             return known
         commit = Commit(self.store, FOLDER, unit.stage, unit.id)
-        sketched, read = self._sketches(rows, self.landing[bucket])
+        sketched, read = self._sketches(rows, landing)
         output = self.store.put_table(f"{FOLDER}/match", sketched)
         return commit({"sketches": output}, {"payloads": len(read), "payload_bytes": sum(read)}, {"bucket": bucket})
 
@@ -146,6 +148,12 @@ class LoadCompared:
         none = pa.nulls(rows.num_rows, pa.large_binary())
         columns = [pa.array(targets(rows, self.buckets), pa.int32()), *rows.select(["a", "b", "image"]).columns, none]
         return pa.table(columns, schema=COMPARED)
+
+
+@lru_cache(maxsize=2)
+def _landing(root: str, listing: str) -> list[str]:
+    """Paths of landing files, of the store at `root`; read once by a worker."""
+    return list(Store(root).read_table(listing).column("path").to_pylist())
 
 
 def _tables(store: Store, paths: Sequence[str]) -> pa.Table:
