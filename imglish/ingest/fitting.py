@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,6 +36,8 @@ FOLDER = "tables"
 HELD_OUT = 0.1
 """Share of the records that the fit does not see."""
 FITTED = ("quality", "alignment")
+_AT_ONCE = 1 << 18
+"""Rows of landing, with their captions, that are held beside those chosen so far."""
 _LIGHT = pa.schema(
     [LANDING.field("record_id"), LANDING.field("bytes"), pa.field("status", pa.string()), LANDING.field("captions")]
 )
@@ -193,25 +196,42 @@ def choose(
     Of a picture that occurs with different captions those that sort first are taken, wherever they lie.
     """
     given = list(_given(spec["files"], kind))
-    tables = [*(store.read_table(path, _LIGHT.names) for path in spec["landing"]), _light(given)]
-    owner = np.repeat(np.arange(len(tables)), [part.num_rows for part in tables])
-    place = np.concatenate([np.arange(part.num_rows) for part in tables])
-    rows = pa.concat_tables([part.cast(_LIGHT) for part in tables])
+    tables = (store.read_table(path, _LIGHT.names) for path in spec["landing"])
+    held, waiting = _placed(_LIGHT.empty_table(), 0), 0
+    for number, rows in enumerate(chain(tables, [_light(given)])):
+        held = pa.concat_tables([held, _placed(rows.cast(_LIGHT), number)])
+        waiting += rows.num_rows
+        if waiting >= _AT_ONCE:
+            held, waiting = _smallest(held, seed, budget, by_bytes), 0
+    held = _smallest(held, seed, budget, by_bytes)
+    owner, place = (held.column(name).to_numpy() for name in ("owner", "place"))
+    found = [given[n] for n in place[owner == len(spec["landing"])].tolist()]
+    for number, path in enumerate(spec["landing"]):
+        found += _landed(store, path, np.sort(place[owner == number]))
+    return sorted(found, key=lambda one: one.id)
+
+
+def _placed(rows: pa.Table, owner: int) -> pa.Table:
+    """Rows of a file with its number and theirs."""
+    owners = np.full(rows.num_rows, owner)
+    return rows.append_column("owner", pa.array(owners)).append_column("place", pa.array(np.arange(rows.num_rows)))
+
+
+def _smallest(rows: pa.Table, seed: int, budget: int, by_bytes: bool) -> pa.Table:
+    """Of placed rows those that `choose` would take if there were no others."""
+    rows = rows.filter(pc.equal(rows.column("status"), "ok"))
     high, low = record_halves(rows.column("record_id"))
     size = np.asarray(pc.fill_null(rows.column("bytes"), 0).to_numpy(), np.int64)
     drawn = stream(seed, "fit").keys(low.byteswap())
     said = np.asarray(pc.rank(pc.fill_null(rows.column("captions"), b""), tiebreaker="dense"))
+    owner, place = (rows.column(name).to_numpy() for name in ("owner", "place"))
     order = np.lexsort((place, owner, said, low, high, drawn))
-    order = order[np.asarray(pc.equal(rows.column("status"), "ok"))[order]]
     ids = np.stack([high[order], low[order]])
     order = order[np.concatenate([[True], (ids[:, 1:] != ids[:, :-1]).any(axis=0)])[: len(order)]]
     if by_bytes:
         order = order[size[order] <= budget]  # one that is too large would end the sample
     order = order[np.cumsum(size[order] if by_bytes else np.ones(len(order), np.int64)) <= budget]
-    found = [given[n] for n in place[order[owner[order] == len(spec["landing"])]].tolist()]
-    for number, path in enumerate(spec["landing"]):
-        found += _landed(store, path, np.sort(place[order[owner[order] == number]]))
-    return sorted(found, key=lambda one: one.id)
+    return rows.take(pa.array(order)).combine_chunks()
 
 
 def _light(given: Sequence[Example]) -> pa.Table:

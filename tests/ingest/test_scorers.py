@@ -185,7 +185,11 @@ def test_a_source_of_another_kind_and_a_picture_without_captions_are_named(tmp_p
         )
 
 
-def test_records_to_learn_from_do_not_depend_on_where_they_lie(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_once", [1, 1 << 18])
+def test_records_to_learn_from_do_not_depend_on_where_they_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr("imglish.ingest.fitting._AT_ONCE", at_once)
     store = Store(tmp_path / "store")
     rows = []
     for text in texts(GOOD, 50, "t"):
@@ -208,7 +212,11 @@ def test_records_to_learn_from_do_not_depend_on_where_they_lie(tmp_path: Path) -
     assert [x.id for x in found[0]] == sorted(x.id for x in found[0])
 
 
-def test_of_a_picture_with_two_captions_the_same_one_is_learnt_wherever_it_lies(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_once", [1, 1 << 18])
+def test_of_a_picture_with_two_captions_the_same_one_is_learnt_wherever_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr("imglish.ingest.fitting._AT_ONCE", at_once)
     store = Store(tmp_path)
     data = picture(1)
     identity = record_id("image", data)
