@@ -7,16 +7,16 @@
 A sample is a pair, an image or a document, known by kind and record id. Why one was added is what its occurrence was in
 the old corpus (the rule that dropped it, or "new"); why one was removed is what became of it in the new one (the rule,
 "gone" from the source, or "tombstone"). Re-decided are occurrences in both whose verdict, rule, sample kind or split
-differ. Tables that both corpora have are skipped, so a small change is a small diff; of the others, keys are held.
+differ. Tables that both corpora have are skipped, so a small change is a small diff; of the others, the keys of one
+source are held at a time.
 """
 
 from __future__ import annotations
 
-import bisect
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -29,15 +29,6 @@ DIFF_VERSION = 1
 
 EXAMPLES = 3
 """Samples named for each kind, source and reason."""
-
-Occurrence = tuple[str, str]
-"""Source and row."""
-Sample = tuple[str, str]
-"""Kind and record id in hex."""
-Decided = dict[Occurrence, dict[str, Any]]
-"""Rows of a decisions table by occurrence."""
-Sampled = dict[Sample, tuple[str, Occurrence]]
-"""Split and surviving occurrence by sample."""
 
 _DECIDED = ["source", "row", "kind", "verdict", "rule", "sample_kind", "split"]
 _WHAT = "decisions table"
@@ -68,23 +59,22 @@ def compare(old: Tables, new: Tables) -> tuple[dict[str, Any], list[Change]]:
     (thresholds filled in), `recipe` and `libraries`: dotted names with the value in both (null where there is none).
     `counts`: index rows by split, kind. Beside them up to `EXAMPLES` samples for each kind, source and reason.
     """
-    before, after = _different_decisions(old, new)
+    changed = _Changed(old, new)
     plain = [tables.manifest.model_dump(mode="json") for tables in (old, new)]
     fields = {name: _fields(plain[0][name], plain[1][name]) for name in ("tokenizers", "views", "images")}
-    changes = list(_changes(old, new, before, after))
     found = {
         "diff": DIFF_VERSION,
         "old": _identity(old),
         "new": _identity(new),
         "counts": _fields(plain[0]["counts"], plain[1]["counts"]),
-        "samples": _samples(changes),
-        "decisions": _decisions(before, after),
+        "samples": changed.samples(),
+        "decisions": changed.decisions(),
         **fields,
         "rules": _fields(*(_rules(manifest) for manifest in plain)),
         "recipe": _fields(plain[0]["recipe"], plain[1]["recipe"]),
         "libraries": _fields(plain[0]["libraries"], plain[1]["libraries"]),
     }
-    return found, _examples(changes)
+    return found, changed.examples
 
 
 def _identity(tables: Tables) -> dict[str, Any]:
@@ -105,17 +95,107 @@ def _fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, list[An
     return {name: [left.get(name), right.get(name)] for name in names if left.get(name) != right.get(name)}
 
 
-def _different_decisions(old: Tables, new: Tables) -> tuple[Decided, Decided]:
-    """Decisions that only one of the corpora has, by occurrence; read source by source."""
-    left, right = _by_source(old, new), _by_source(new, old)
-    before: Decided = {}
-    after: Decided = {}
-    for source in sorted(left.keys() | right.keys()):
-        pair = [_decided(tables, files.get(source, ())) for tables, files in ((old, left), (new, right))]
-        for into, mine, other in ((before, *pair), (after, *pair[::-1])):
-            for row in mine.join(other, keys=_DECIDED, join_type="left anti").to_pylist():
-                into[row["source"], row["row"]] = row
-    return before, after
+class _Changed:
+    """What became of occurrences and samples, source by source: counts, and `examples` in the order of `Change`."""
+
+    def __init__(self, old: Tables, new: Tables) -> None:
+        self._decisions: list[pa.Table] = []
+        self._samples: list[pa.Table] = []
+        self.examples: list[Change] = []
+        files = _by_source(old, new), _by_source(new, old)
+        added, removed, moved = _different_samples(old, new)
+        sources = {*files[0], *files[1]}
+        for table in (added, removed, moved):
+            sources.update(pc.unique(table.column("source")).to_pylist())
+        for source in sorted(sources):
+            before, after = _different_decisions((old, files[0].get(source, ())), (new, files[1].get(source, ())))
+            self._decisions.append(_compared(before, after, source))
+            mine = [table.filter(pc.field("source") == source) for table in (added, removed, moved)]
+            self._count(
+                [
+                    _told(mine[0], after, before, "added", "new"),
+                    _told(mine[1], before, after, "removed", "gone"),
+                    mine[2].append_column("what", pa.repeat(pa.scalar("moved"), mine[2].num_rows)),
+                ]
+            )
+
+    def _count(self, parts: list[pa.Table]) -> None:
+        """Counts and examples of the changed samples of one source."""
+        rows = pa.concat_tables([part.select(Change._fields) for part in parts])
+        self._samples.append(rows.group_by(["what", "kind", "source", "why"]).aggregate([([], "count_all")]))
+        order = pc.sort_indices(rows, sort_keys=[(name, "ascending") for name in Change._fields])
+        group = pc.binary_join_element_wise(*(rows.column(name).take(order) for name in ("what", "kind", "why")), "\0")
+        names = np.asarray(pc.rank(group, tiebreaker="dense"), np.int64)
+        first = np.flatnonzero(np.diff(names, prepend=-1))
+        place = np.arange(len(names)) - np.repeat(first, np.diff(first, append=len(names)))
+        few = rows.take(order.filter(pa.array(place < EXAMPLES)))
+        self.examples = sorted([*self.examples, *(Change(**row) for row in few.to_pylist())])
+
+    def samples(self) -> dict[str, Any]:
+        """Numbers of samples, by what became of them."""
+        rows = pa.concat_tables(self._samples) if self._samples else None
+        return {
+            what: _rows(rows, {name: name for name in ("kind", "source", "why")}, pc.field("what") == what)
+            for what in ("added", "removed", "moved")
+        }
+
+    def decisions(self) -> dict[str, Any]:
+        """Numbers of occurrences, by what was and is said of them."""
+        rows = pa.concat_tables(self._decisions) if self._decisions else None
+        old, new = pc.field("old"), pc.field("new")
+        return {
+            "new": _rows(rows, {"source": "source", "verdict": "new"}, old.is_null()),
+            "gone": _rows(rows, {"source": "source", "verdict": "old"}, new.is_null()),
+            "redecided": _rows(rows, dict.fromkeys(("source", "old", "new")), old.is_valid() & new.is_valid()),
+        }
+
+
+Part = tuple[Tables, Iterable[FileRef]]
+"""A corpus, and the decisions tables of one source that the other corpus has not."""
+
+
+def _different_decisions(old: Part, new: Part) -> tuple[pa.Table, pa.Table]:
+    """(row, said, why) of the decisions that only one of the corpora has; of one source."""
+    left, right = (_decided(*part) for part in (old, new))
+    return _said(_without(left, right, _DECIDED)), _said(_without(right, left, _DECIDED))
+
+
+def _without(mine: pa.Table, other: pa.Table, keys: list[str]) -> pa.Table:
+    """Rows whose keys the other table has not."""
+    return mine.join(other.select(keys), keys=keys, join_type="left anti")
+
+
+def _said(rows: pa.Table) -> pa.Table:
+    """Verdicts in words, "drop by image_size@1" or "keep as pair in train", and why a sample is gone by them."""
+    verdict, rule, kind, split = (rows.column(name) for name in ("verdict", "rule", "sample_kind", "split"))
+    dropped = pc.equal(verdict, "drop")
+    by = pc.if_else(pc.equal(rule, ""), "", pc.binary_join_element_wise(" by ", rule, ""))
+    kept = pc.if_else(dropped, "", pc.binary_join_element_wise(" as ", kind, " in ", split, ""))
+    said = pc.binary_join_element_wise(verdict, by, kept, "")
+    return pa.table({"row": rows.column("row"), "said": said, "why": pc.if_else(dropped, rule, said)})
+
+
+def _compared(before: pa.Table, after: pa.Table, source: str) -> pa.Table:
+    """How many occurrences went from what was said to what is said; null where there is none."""
+    both = before.select(["row", "said"]).join(
+        after.select(["row", "said"]), keys="row", join_type="full outer", left_suffix="_old", right_suffix="_new"
+    )
+    counts = both.group_by(["said_old", "said_new"]).aggregate([([], "count_all")])
+    old, new, count = (counts.column(name) for name in ("said_old", "said_new", "count_all"))
+    return pa.table({"source": pa.repeat(source, len(count)), "old": old, "new": new, "count_all": count})
+
+
+def _told(samples: pa.Table, here: pa.Table, there: pa.Table, what: str, otherwise: str) -> pa.Table:
+    """Samples of one corpus with `what` and why: what the other says about their surviving occurrences.
+
+    Decisions that agree are in neither table; then only a tombstone tells the corpora apart.
+    """
+    mine = here.select(["row"]).append_column("here", pa.repeat(otherwise, here.num_rows))
+    told = samples.drop_columns(["why"]).join(there.select(["row", "why"]), keys="row").join(mine, keys="row")
+    why = pc.coalesce(told.column("why"), told.column("here"), "tombstone")
+    return told.set_column(told.column_names.index("why"), "why", why).append_column(
+        "what", pa.repeat(pa.scalar(what), told.num_rows)
+    )
 
 
 def _by_source(mine: Tables, other: Tables) -> dict[str, list[FileRef]]:
@@ -137,80 +217,21 @@ def _decided(tables: Tables, files: Iterable[FileRef]) -> pa.Table:
     return pa.table([pc.fill_null(column, "") for column in whole.columns], schema=schema)
 
 
-def _decisions(before: Decided, after: Decided) -> dict[str, Any]:
-    new = Counter((place[0], _verdict(after[place])) for place in after.keys() - before.keys())
-    gone = Counter((place[0], _verdict(before[place])) for place in before.keys() - after.keys())
-    both = before.keys() & after.keys()
-    changed = Counter((place[0], _verdict(before[place]), _verdict(after[place])) for place in both)
-    return {
-        "new": _rows(new, ("source", "verdict")),
-        "gone": _rows(gone, ("source", "verdict")),
-        "redecided": _rows(changed, ("source", "old", "new")),
-    }
-
-
-def _verdict(row: Mapping[str, Any]) -> str:
-    """ "drop by image_size@1", "keep as pair in train"."""
-    by = f" by {row['rule']}" if row["rule"] else ""
-    kept = f" as {row['sample_kind']} in {row['split']}" if row["verdict"] != "drop" else ""
-    return f"{row['verdict']}{by}{kept}"
-
-
-def _changes(old: Tables, new: Tables, before: Decided, after: Decided) -> Iterable[Change]:
-    """Every sample that was added, removed or moved to the other split."""
-    left, right = _different_samples(old, new)
-    for (kind, key), (_, place) in _only(right, left):
-        yield Change("added", kind, place[0], _why(place, after, before, "new"), key, place[1])
-    for (kind, key), (_, place) in _only(left, right):
-        yield Change("removed", kind, place[0], _why(place, before, after, "gone"), key, place[1])
-    for kind, key in left.keys() & right.keys():
-        split, (source, row) = right[kind, key]
-        yield Change("moved", kind, source, f"{left[kind, key][0]} to {split}", key, row)
-
-
-def _samples(changes: Iterable[Change]) -> dict[str, Any]:
-    counts = {name: Counter[tuple[str, ...]]() for name in ("added", "removed", "moved")}
-    for change in changes:
-        counts[change.what][change.kind, change.source, change.why] += 1
-    return {name: _rows(found, ("kind", "source", "why")) for name, found in counts.items()}
-
-
-def _examples(changes: Iterable[Change]) -> list[Change]:
-    """Up to `EXAMPLES` samples for each kind, source and reason, those with the lowest record ids."""
-    found: dict[tuple[str, ...], list[Change]] = {}
-    for change in changes:
-        mine = found.setdefault((change.what, change.kind, change.source, change.why), [])
-        bisect.insort(mine, change)
-        del mine[EXAMPLES:]
-    return [change for name in sorted(found) for change in found[name]]
-
-
-def _why(place: Occurrence, here: Decided, there: Decided, otherwise: str) -> str:
-    """What the corpus without a sample says about its surviving occurrence.
-
-    Decisions that agree are in neither mapping; then only a tombstone tells the corpora apart.
-    """
-    row = there.get(place)
-    if row is None:
-        return otherwise if place in here else "tombstone"
-    return str(row["rule"]) if row["verdict"] == "drop" else _verdict(row)
-
-
-def _only(mine: Sampled, other: Sampled) -> Iterable[tuple[Sample, tuple[str, Occurrence]]]:
-    return ((sample, found) for sample, found in mine.items() if sample not in other)
-
-
-def _different_samples(old: Tables, new: Tables) -> tuple[Sampled, Sampled]:
-    """Samples that are only in one of the corpora, or in another split there."""
+def _different_samples(old: Tables, new: Tables) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """(kind, key, source, row, split, why) of samples that were added, removed or moved to the other split, which is
+    their `why`."""
     digests = [{_place(shard) for shard in tables.manifest.shards} for tables in (old, new)]
     merged = bool(old.manifest.parts or new.manifest.parts)  # there, equal tables need not be each other's
     shared = set() if merged else digests[0] & digests[1]
     left, right = (_survivors(tables, shared) for tables in (old, new))
-    found: list[Sampled] = []
-    for mine, other in ((left, right), (right, left)):
-        rows = mine.join(other, keys=["kind", "key", "split"], join_type="left anti", right_suffix="_other").to_pylist()
-        found.append({(row["kind"], row["key"]): (row["split"], (row["source"], row["row"])) for row in rows})
-    return found[0], found[1]
+    same = ["kind", "key"]
+    moved = right.join(left.select([*same, "split"]), keys=same, join_type="inner", right_suffix="_old")
+    moved = moved.filter(pc.field("split") != pc.field("split_old"))
+    why = pc.binary_join_element_wise(moved.column("split_old"), moved.column("split"), " to ")
+    moved = moved.drop_columns(["split_old"]).append_column("why", why)
+    nothing = [_without(*pair, same) for pair in ((right, left), (left, right))]
+    added, removed = (rows.append_column("why", pa.nulls(rows.num_rows, pa.string())) for rows in nothing)
+    return added, removed, moved
 
 
 def _place(shard: Shard) -> tuple[str, str]:
@@ -231,10 +252,13 @@ def _survivors(tables: Tables, shared: Collection[tuple[str, str]]) -> pa.Table:
     return pa.concat_tables(parts)
 
 
-def _rows(counts: Mapping[Any, int], names: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Counts as rows, the largest first."""
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return [{**dict(zip(names, key, strict=True)), "count": count} for key, count in ordered]
+def _rows(counts: pa.Table | None, names: Mapping[str, str | None], which: pc.Expression) -> list[dict[str, Any]]:
+    """Counts of some groups as rows, the largest first; `names` are columns by their names in the result."""
+    found = [] if counts is None else counts.filter(which).to_pylist()
+    rows = [
+        {name: row[column or name] for name, column in names.items()} | {"count": row["count_all"]} for row in found
+    ]
+    return sorted(rows, key=lambda row: (-row["count"], *(row[name] for name in names)))
 
 
 def describe(found: Mapping[str, Any]) -> str:

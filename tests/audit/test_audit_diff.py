@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -89,6 +91,49 @@ def test_samples_and_decisions_are_told_by_source_and_reason(tmp_path: Path) -> 
     assert "samples removed: 2  kind image, source s0, why image_size@1" in text
     assert "counts.train.image: 10 -> 8" in text
     json.dumps(found)
+
+
+def test_any_two_corpora_differ_as_a_loop_over_their_pictures_says(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    sides: list[dict[int, tuple[str, str | None]]] = [{0: KEEP}, {0: KEEP}]
+    for number in range(1, 60):
+        for side in sides:
+            if draw.random() < 0.9:
+                side[number] = draw.choice([KEEP, KEEP, DROP, ("drop", "nsfw@1")])
+    splits = [set(draw.sample(range(60), 12)) for _ in sides]
+    found = diff(*(corpus(tmp_path / str(n), side, splits[n]) for n, side in enumerate(sides)))
+    expected: Counter[tuple[str, ...]] = Counter()
+    for number in range(60):
+        source = f"s{number % 2}"
+        old, new = (_words(side.get(number), number in split) for side, split in zip(sides, splits, strict=True))
+        what = "new" if old is None else "gone" if new is None else "redecided"
+        if old != new:
+            expected[what, source, *(x for x in (old, new) if x)] += 1
+        kept = [x is not None and x.startswith("keep") for x in (old, new)]
+        why = [x and x.removeprefix("drop by ") for x in (old, new)]
+        if kept == [False, True]:
+            expected["added", source, why[0] or "new"] += 1
+        elif kept == [True, False]:
+            expected["removed", source, why[1] or "gone"] += 1
+        elif kept == [True, True] and old != new:
+            expected["moved", source, f"{_split(number in splits[0])} to {_split(number in splits[1])}"] += 1
+    told = {
+        (what, *(value for name, value in one.items() if name not in ("count", "kind"))): one["count"]
+        for part in ("samples", "decisions")
+        for what, rows in found[part].items()
+        for one in rows
+    }
+    assert told == expected
+
+
+def _split(validation: bool) -> str:
+    return "validation" if validation else "train"
+
+
+def _words(verdict: tuple[str, str | None] | None, validation: bool) -> str | None:
+    if verdict is None:
+        return None
+    return f"keep as image in {_split(validation)}" if verdict == KEEP else f"drop by {verdict[1]}"
 
 
 def test_a_removed_and_a_restored_sample_are_tombstones_whatever_else_changed(tmp_path: Path) -> None:
