@@ -24,7 +24,7 @@ from imglish.shards.pack_load import DigestRows, LoadRows, shards_of
 from imglish.shards.pack_units import ShardRows, shard_rows
 from imglish.shards.pack_write import ShardUnit, WriteShard
 from imglish.shards.placement import Placement, Slot
-from imglish.stages import Engine, Progress, Receipt, Unit, find_receipts, run_map
+from imglish.stages import Engine, Progress, Receipt, Unit, find_receipts, run_map, spans_of
 from imglish.storage import Output, Store
 
 VERSION = 2
@@ -32,6 +32,9 @@ VERSION = 2
 ROWS_VERSION = 2
 """Version of the light pass."""
 RECEIPTS = "tables"
+PIECE_ROWS = 1024
+"""Occurrences of a round that are loaded together, a second or two of decoding and about 60 MB; of small landing files
+several, whose cells would be many and hold a row or two each."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +141,12 @@ def _round(
     """Receipts of the shards of one round; only landing files that give rows to them are read."""
     todo = sorted(write.units)
     if todo:
-        giving = [one.paths() for one, receipt in zip(inputs, digested, strict=True) if shards_of(receipt)[todo].any()]
-        yield from engine.group(load, giving or [inputs[0].paths()], todo, write)
+        giving = [one for one, receipt in zip(inputs, digested, strict=True) if shards_of(receipt)[todo].any()]
+        giving = giving or [inputs[0]]
+        expected = [-(-one.members.rows * len(todo) // len(load.placement)) for one in giving]
+        spans = spans_of(expected, PIECE_ROWS)
+        pieces = [{"files": [one.paths() for one in giving[first:end]]} for first, end in spans]
+        yield from engine.group(load, pieces, todo, write)
 
 
 def _advance(progress: Progress | None, done: Mapping[int, Receipt], units: Mapping[int, ShardUnit]) -> None:

@@ -84,7 +84,7 @@ def shards_of(receipt: Receipt) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class LoadRows:
-    """A load: the rows that one landing file and its tables give to `shards`."""
+    """A load: the rows that some landing files and their tables give to `shards`."""
 
     store: Store
     placement: Placement
@@ -92,17 +92,16 @@ class LoadRows:
     shards: Sequence[int]
 
     def __call__(self, piece: Mapping[str, Any]) -> pa.Table:
-        found = [self._part(part, piece) for part in PARTS]
-        return pa.concat_tables(found)
+        return pa.concat_tables([self._part(part, paths) for paths in piece["files"] for part in PARTS])
 
-    def _part(self, part: str, piece: Mapping[str, Any]) -> pa.Table:
-        rows = self.store.read_table(piece[part])
+    def _part(self, part: str, paths: Mapping[str, str]) -> pa.Table:
+        rows = self.store.read_table(paths[part])
         shards = _ordinals(self.placement, part, rows)
         wanted = np.isin(shards, np.asarray(self.shards, dtype=np.int32))
         rows = rows if wanted.all() else rows.filter(pa.array(wanted))
         extra: dict[str, Any] = {"bucket": shards[wanted], "part": [part] * rows.num_rows}
         if part == "images":
-            extra["jpeg"] = self._jpegs(piece["landing"], rows)
+            extra["jpeg"] = self._jpegs(paths["landing"], rows)
         if part == "documents":
             extra["kind"] = ["text"] * rows.num_rows
         columns = [
