@@ -35,6 +35,8 @@ CONNECT_SECONDS = 20.0
 _WORKERS = {"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None}
 """Dask lets its workers give memory back at every 64 KB, which also maps each larger block anew: pictures of a megabyte
 cost 40 % more time to decode and shrink, all of it page faults. glibc's own thresholds follow what is freed."""
+_AHEAD = 64
+"""Units of a worker that are submitted at most, topped up by halves; small ones end faster than the driver answers."""
 _PARTITIONS = 1024
 """Partitions of a shuffle that has as many buckets: a partition's cells are in memory together."""
 _SEAM = pd.DataFrame(
@@ -72,8 +74,8 @@ class DaskEngine:
     def map(self, task: Task, units: Sequence[Unit]) -> Iterator[Receipt]:
         """Run a task on every unit; an error names the unit that failed, and the others are cancelled.
 
-        Dask gives a few units to workers before one of them is free; on our own cluster each worker has one waiting,
-        and none towards the end, so that a worker does not wait for another's second unit.
+        Dask gives units to workers before one of them is free. On our own cluster at most a quarter of those that are
+        left lies ahead, and none of the last ones, so that no worker idles while units wait behind another's.
         """
         client, code = self._connect(), code_facts()
         width = self._width() if self.address is None else len(units)
@@ -82,7 +84,8 @@ class DaskEngine:
 
         def submit() -> list[Future]:
             nonlocal left
-            count = min(left, max(0, (2 * width if left > 2 * width else width) - len(futures)))
+            ahead = max(width, min(_AHEAD * width, left // 4))
+            count = min(left, ahead - len(futures)) if len(futures) <= max(width - 1, ahead // 2) else 0
             new = {client.submit(run_unit, task, unit, code, pure=False): unit for unit in islice(waiting, count)}
             left -= count
             futures.update(new)
