@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Locator
 
 from imglish.audit.browse import LookServer
 from imglish.audit.diff_page import diff_page
@@ -108,6 +108,12 @@ def look(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LookServer]:
         thread.join()
 
 
+def follow(page: Opened, link: Locator) -> None:
+    """Click what leads to another page, and wait until that is loaded."""
+    with page.page.expect_navigation():
+        link.click()
+
+
 @pytest.mark.parametrize(("width", "scheme", "axe"), LOOKS)
 def test_a_sample_is_searched_for_and_clicked(
     browser: Browser, look: LookServer, width: int, scheme: str, axe: bool
@@ -115,9 +121,9 @@ def test_a_sample_is_searched_for_and_clicked(
     with opened(browser, look.url, width, scheme) as page:
         is_well(page, axe)
         page.page.get_by_label("words").fill("alert")
-        page.page.get_by_role("button", name="Search").click()
+        follow(page, page.page.get_by_role("button", name="Search"))
         assert page.page.locator(".sheet li").count() == 1
-        page.page.locator(".sheet a").click()
+        follow(page, page.page.locator(".sheet a"))
         page.page.wait_for_load_state("networkidle")
         assert HOSTILE[0] in page.page.inner_text("main")
         assert "keep" in page.page.inner_text("main")
@@ -125,9 +131,9 @@ def test_a_sample_is_searched_for_and_clicked(
             "[...document.images].filter(i => i.loading != 'lazy').every(i => i.naturalWidth > 0)"
         )
         is_well(page, axe)
-        page.page.get_by_role("link", name="Decisions").click()
+        follow(page, page.page.get_by_role("link", name="Decisions"))
         page.page.get_by_label("rule").select_option("image_size@1")
-        page.page.get_by_role("button", name="Search").click()
+        follow(page, page.page.get_by_role("button", name="Search"))
         assert page.page.locator("tbody tr").count() == 8
         is_well(page, False)
         assert {urlsplit(url).netloc for url in page.requests if not url.startswith("data:")} == {
@@ -139,8 +145,7 @@ def test_pages_are_turned(browser: Browser, look: LookServer) -> None:
     with opened(browser, look.url) as page:
         seen = page.page.locator(".sheet a").evaluate_all("all => all.map(a => a.href)")
         while page.page.get_by_role("link", name="Next page").count():
-            page.page.get_by_role("link", name="Next page").click()
-            page.page.wait_for_load_state()
+            follow(page, page.page.get_by_role("link", name="Next page"))
             seen += page.page.locator(".sheet a").evaluate_all("all => all.map(a => a.href)")
         assert len(seen) == len(set(seen)) == 40 + 6 + 5
 
