@@ -2,6 +2,8 @@
 
     python -m benchmarks.dedup --datatrove-python ENV/bin/python --note    # datatrove[processing] 0.10 and spaCy
 
+    python -m benchmarks.dedup --only-looks                                         # perceptual hashes alone, a minute
+
 The same documents (linux-doc-6.1, anarchism and postgresql-doc-15, at least 60 MB) go through signatures, buckets and
 clusters: ours, datatrove's three steps with its default of 14 x 8, and datasketch 2.0 with xxhash and its LSH; each in
 one process with one thread, shingling included. Ours is also given with true Jaccard of every candidate. Photographs
@@ -213,9 +215,13 @@ def main() -> None:
     parser.add_argument("--datatrove-python", type=Path)
     parser.add_argument("--folder", type=Path, default=Path("benchmarks/.dedup"))
     parser.add_argument("--megabytes", type=float, default=66.0)
+    parser.add_argument("--only-looks", action="store_true")
     parser.add_argument("--note", action="store_true")
     options = parser.parse_args()
     options.folder = options.folder.resolve()  # dpkg-deb changes folders
+    if options.only_looks:
+        print("\n".join(looks(options.folder)))
+        return
     texts = list(dict.fromkeys(documents(options.folder, PACKAGES, options.megabytes)))  # equal ones are one record
     size = sum(len(text.encode()) for text in texts) / 1e6
     found = {"imglish": ours(texts), f"datasketch {version('datasketch')}": datasketch(texts)}

@@ -2,6 +2,7 @@
 
     python -m benchmarks.tokenizing prepare WORK --texts "docs/*/help" --photographs photos    once
     python -m benchmarks.tokenizing run WORK --output numbers.json                              the numbers, in minutes
+    python -m benchmarks.tokenizing run WORK --only text                                        one of the three
 
 Each contender does the same work on the same inputs, in turns, after one warm-up; ratios are of the medians.
 - text: documents of landing -> ids -> blocks in shards by the pipeline on two workers, against two processes that hold
@@ -79,10 +80,9 @@ def prepare(work: Path, texts: Sequence[str], photographs: Path, vocabulary: int
     put_visual(Store(recipe.work), (work / "codebook.safetensors").read_bytes(), "codebook")
 
 
-def run(work: Path, rounds: int) -> dict[str, Any]:
-    """All numbers."""
-    found = {"text": _text(_corpus(work), work, rounds)}
-    found |= {"visual": _visual(work, rounds), "kmeans": _kmeans(work, rounds)}
+def run(work: Path, rounds: int, parts: Sequence[str]) -> dict[str, Any]:
+    """The numbers of some of PARTS."""
+    found = {part: PARTS[part](work, rounds) for part in parts}
     versions = {"torch": torch.__version__, "sentencepiece": sentencepiece.__version__, "numpy": np.__version__}
     facts = {"platform": numeric_platform(), "flags": _flags(), "python": platform.python_version()}
     return facts | {"versions": versions, **found}
@@ -116,7 +116,8 @@ def _text_model(pipeline: Pipeline) -> dict[str, Any]:
     return found
 
 
-def _text(recipe: Recipe, work: Path, rounds: int) -> dict[str, Any]:
+def _text(work: Path, rounds: int) -> dict[str, Any]:
+    recipe = _corpus(work)
     with DaskEngine(workers=2, scratch=str(work / "scratch")) as engine:
         pipeline = Pipeline(recipe, engine)
         selected = pipeline._selected(pipeline._decided())
@@ -331,6 +332,9 @@ def _whole(jpeg: bytes) -> tuple[int, int, int, int, int]:
     return 0, 0, width, height, 0
 
 
+PARTS: dict[str, Callable[[Path, int], dict[str, Any]]] = {"text": _text, "visual": _visual, "kmeans": _kmeans}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("verb", choices=["prepare", "run"])
@@ -339,13 +343,14 @@ def main() -> None:
     parser.add_argument("--photographs", type=Path)
     parser.add_argument("--vocabulary", type=int, default=16_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=list(PARTS))
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
     if given.verb == "prepare":
         given.work.mkdir(parents=True, exist_ok=True)
         prepare(given.work, given.texts, given.photographs, given.vocabulary)
         return
-    numbers = run(given.work, given.rounds)
+    numbers = run(given.work, given.rounds, [given.only] if given.only else list(PARTS))
     print(json.dumps(numbers, indent=1))
     if given.output is not None:
         given.output.write_text(json.dumps(numbers, indent=1) + "\n")

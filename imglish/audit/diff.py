@@ -7,8 +7,8 @@
 A sample is a pair, an image or a document, known by kind and record id. Why one was added is what its occurrence was in
 the old corpus (the rule that dropped it, or "new"); why one was removed is what became of it in the new one (the rule,
 "gone" from the source, or "tombstone"). Re-decided are occurrences in both whose verdict, rule, sample kind or split
-differ. Tables that both corpora have are skipped, so a small change is a small diff; of the others, the keys of one
-source are held at a time.
+differ. Tables that both corpora have are skipped, so a small change is a small diff; of the others, the
+decisions of one source are held at a time, and the keys of all samples as columns.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -122,14 +121,14 @@ class _Changed:
     def _count(self, parts: list[pa.Table]) -> None:
         """Counts and examples of the changed samples of one source."""
         rows = pa.concat_tables([part.select(Change._fields) for part in parts])
-        self._samples.append(rows.group_by(["what", "kind", "source", "why"]).aggregate([([], "count_all")]))
-        order = pc.sort_indices(rows, sort_keys=[(name, "ascending") for name in Change._fields])
-        group = pc.binary_join_element_wise(*(rows.column(name).take(order) for name in ("what", "kind", "why")), "\0")
-        names = np.asarray(pc.rank(group, tiebreaker="dense"), np.int64)
-        first = np.flatnonzero(np.diff(names, prepend=-1))
-        place = np.arange(len(names)) - np.repeat(first, np.diff(first, append=len(names)))
-        few = rows.take(order.filter(pa.array(place < EXAMPLES)))
-        self.examples = sorted([*self.examples, *(Change(**row) for row in few.to_pylist())])
+        groups = rows.group_by(["what", "kind", "source", "why"]).aggregate([([], "count_all")])
+        self._samples.append(groups)
+        for group in groups.drop_columns(["count_all"]).to_pylist():
+            what, kind, why = (pc.field(name) == group[name] for name in ("what", "kind", "why"))
+            mine = rows.filter(what & kind & why)
+            few = pc.select_k_unstable(mine, EXAMPLES, sort_keys=[("key", "ascending"), ("row", "ascending")])
+            self.examples += [Change(**row) for row in mine.take(few).to_pylist()]
+        self.examples.sort()
 
     def samples(self) -> dict[str, Any]:
         """Numbers of samples, by what became of them."""

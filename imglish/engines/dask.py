@@ -80,24 +80,17 @@ class DaskEngine:
         client, code = self._connect(), code_facts()
         width = self._width() if self.address is None else len(units)
         waiting, left = iter(units), len(units)
-        futures: dict[Future, Unit] = {}
-
-        def submit() -> list[Future]:
-            nonlocal left
-            ahead = max(width, min(_AHEAD * width, left // 4))
-            count = min(left, ahead - len(futures)) if len(futures) <= max(width - 1, ahead // 2) else 0
-            new = {client.submit(run_unit, task, unit, code, pure=False): unit for unit in islice(waiting, count)}
+        running: dict[Future, Unit] = {}
+        ending = as_completed()
+        while left or running:
+            for unit in islice(waiting, count := more(left, len(running), width)):
+                future = client.submit(run_unit, task, unit, code, pure=False)
+                running[future] = unit
+                ending.add(future)
             left -= count
-            futures.update(new)
-            return list(new)
-
-        ending = as_completed(submit())
-        for future in ending:
-            unit = futures[future]
-            receipt = _result(future, f"{unit.stage}, unit {unit.id}", futures)
-            del futures[future]
-            for new in submit():
-                ending.add(new)
+            future = next(ending)
+            receipt = _result(future, f"{running[future].stage}, unit {running[future].id}", running)
+            del running[future]
             yield receipt
 
     def group(
@@ -205,6 +198,12 @@ def _cut(
     places = dict(zip(buckets, spread(len(buckets), partitions, workers), strict=True))
     frame.insert(0, "place", np.array([places[bucket] for bucket, _ in cells], np.int64))
     return frame
+
+
+def more(left: int, running: int, width: int) -> int:
+    """How many of the units that are left to submit now, to `width` workers that have `running` already."""
+    ahead = max(width, min(_AHEAD * width, left // 4))
+    return min(left, ahead - running) if running <= max(width - 1, ahead // 2) else 0
 
 
 def spread(buckets: int, partitions: int, workers: int) -> list[int]:

@@ -39,9 +39,11 @@ FILE_BYTES = 128 << 20
 FILE_ROWS = 1 << 18
 _OVER = 16 << 20
 """Bytes for the payload that goes over FILE_BYTES; only a larger one has the buffer copied."""
-_OTHERS = ("captions", "url", "licence", "sha256", "status", "detail", "attempts", "receipt")
-"""Columns that a plain text has nothing to say in."""
-_PLAIN = (None, None, None, None, "ok", None, None, None)
+_DEFAULTS = dict.fromkeys(("captions", "url", "licence", "sha256", "status", "detail", "attempts", "receipt")) | {
+    "status": "ok"
+}
+"""Columns in which a plain text has nothing to say, and what stands there then."""
+_PLAIN = tuple(_DEFAULTS.values())
 
 Hashes = NDArray[np.int64]
 
@@ -204,7 +206,7 @@ class _Rows:
         self.names: list[str] = []
         self._ids: list[bytes | None] = []
         self._sizes: list[int | None] = []
-        self._others: dict[str, list[Any]] = {name: [] for name in _OTHERS}
+        self._others: dict[str, list[Any]] = {name: [] for name in _DEFAULTS}
         self.size = 0
         """Bytes of payload."""
 
@@ -212,9 +214,9 @@ class _Rows:
         return len(self.names)
 
     def add(self, name: str, payload: bytes | None, record_id: bytes | None, others: tuple[Any, ...]) -> None:
-        """`others` in the order of _OTHERS."""
+        """`others` in the order of _DEFAULTS."""
         if others != _PLAIN:
-            for column, default, cell in zip(self._others, _PLAIN, others, strict=True):
+            for (column, default), cell in zip(_DEFAULTS.items(), others, strict=True):
                 if cell != default:
                     self.column(column).append(cell)
         self.names.append(name)
@@ -231,11 +233,11 @@ class _Rows:
         self.size = end
 
     def column(self, name: str) -> list[Any]:
-        """One of _OTHERS, with a cell for every row so far."""
+        """One of _DEFAULTS, with a cell for every row so far."""
         cells = self._others[name]
         missing = len(self.names) - len(cells)
         if missing:
-            cells += [_PLAIN[_OTHERS.index(name)]] * missing
+            cells += [_DEFAULTS[name]] * missing
         return cells
 
     def _grow(self, size: int) -> None:
@@ -246,7 +248,7 @@ class _Rows:
 
     def table(self, source: SourceConfig) -> pa.Table:
         """As landing, in the order in which they came; it looks into the buffer."""
-        cells = {name: self.column(name) for name in _OTHERS}
+        cells = {name: self.column(name) for name in _DEFAULTS}
         cells |= {"row": self.names, "record_id": self._ids, "bytes": self._sizes}
         arrays = {name: pa.array(column, LANDING.field(name).type) for name, column in cells.items()}
         arrays["payload"] = self._payloads(arrays["bytes"])

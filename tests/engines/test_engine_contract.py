@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -20,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imglish.digests import table_digest
-from imglish.engines.dask import DaskEngine, spread
+from imglish.engines.dask import DaskEngine, more, spread
 from imglish.engines.spark import SparkEngine
 from imglish.errors import ImageError, SampleError, StageError, TokenizerError
 from imglish.ingest.land import land, landing_files
@@ -244,13 +246,28 @@ def test_receipts_come_while_units_run(engine: Engine, tmp_path: Path) -> None:
     assert sorted(came[:3]) == [0, 1, 4] and came[3] == 9
 
 
-def test_no_unit_waits_behind_a_long_one_for_the_same_worker(engine: Engine, tmp_path: Path) -> None:
+def test_no_unit_waits_behind_a_long_one_for_the_same_worker(tmp_path: Path) -> None:
     came = []
-    for receipt in engine.map(Gated(str(tmp_path), Store(tmp_path), late=0), units(4)):
-        came.append(receipt.counts["total"])
-        if len(came) == 3:
-            (tmp_path / "go").touch()
+    with (
+        dask.config.set({"distributed.scheduler.work-stealing": False}),  # which would hide it, a second later
+        DaskEngine(workers=2, memory="2GB", scratch=str(tmp_path / "scratch")) as engine,
+    ):
+        for receipt in engine.map(Gated(str(tmp_path), Store(tmp_path), late=0), units(4)):
+            came.append(receipt.counts["total"])
+            if len(came) == 3:
+                (tmp_path / "go").touch()
     assert sorted(came[:3]) == [1, 4, 9] and came[3] == 0
+
+
+@given(st.integers(1, 3000), st.integers(1, 8), st.randoms())
+def test_units_are_submitted_ahead_but_not_the_last_ones(left: int, width: int, draw: random.Random) -> None:
+    running = 0
+    while left or running:
+        count = more(left, running, width)
+        left, running = left - count, running + count
+        assert running >= min(width, left + running)  # no worker idles
+        assert count == 0 or running <= max(width, min(64 * width, (left + count) // 4))
+        running -= draw.randint(1, running)
 
 
 @given(st.integers(1, 200), st.integers(1, 40), st.integers(1, 12))

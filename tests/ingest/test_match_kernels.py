@@ -228,6 +228,13 @@ def test_equal_pixels_are_equal_whatever_the_file() -> None:
     assert pixel_digest(Image.open(io.BytesIO(jpeg(image)))) != pixel_digest(image)
 
 
+def test_a_grey_picture_is_one_whatever_its_mode() -> None:
+    grey = photographs()["coffee"].convert("L")
+    hashed = hash_looks([take_look(grey.convert(mode)) for mode in ("L", "RGB", "CMYK")])
+    assert hashed.keys[0] == hashed.keys[1]
+    assert hashed.hashes[0] == hashed.hashes[1] and distance(*hashed.hashes[1:].tolist()) <= 2
+
+
 def _webp(image: Image.Image) -> bytes:
     out = io.BytesIO()
     image.save(out, "WEBP", lossless=True)

@@ -34,7 +34,7 @@ _LEAST, _LEAST_SMALL, _SMALL = 128, 80, 400
 """Least pixels of the shorter side that is thinned; of a picture whose sides are all shorter than `_SMALL`.
 
 Large textures are up to 12 bits off ImageHash with 100 in place of 128. A small picture is decoded in the time that
-128 take; both its sides are thinned alike, and it stays within 6 bits (docs/deduplication.md).
+128 take; both its sides are thinned alike, and photographs stay within 6 bits (benchmarks/results/dedup-2026-11-27.md).
 """
 _MOST = 255
 """Most pixels of a thinned side."""
